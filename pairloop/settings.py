@@ -1,0 +1,187 @@
+"""Django's settings, and the only place that reads the environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from csp.constants import NONE, SELF
+
+from pairloop.lib import files, places
+from pairloop.lib.env import env_bool, env_int, env_list, env_path, env_text
+from pairloop.up import postgres
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+# --- State -------------------------------------------------------------------------------------------
+
+VAR = env_path("PAIRLOOP_VAR", default=BASE_DIR / "var")
+SOCKETS = places.socket_folder(VAR)
+BASES = VAR / "bases"
+#: The supervisor writes here what engine and workers are doing; pages read it.
+STATUS_FILE = SOCKETS / "status.json"
+ML_PYTHON = env_path("PAIRLOOP_ML_PYTHON", default=BASE_DIR / ".venv-ml" / "bin" / "python")
+
+# --- Database ----------------------------------------------------------------------------------------
+
+#: Empty: the embedded PostgreSQL that `manage.py up` runs.
+DATABASE_URL = env_text("PAIRLOOP_DATABASE_URL")
+DATABASES = {
+    "default": (
+        postgres.database_of_url(DATABASE_URL)
+        if DATABASE_URL
+        else postgres.Cluster.of(VAR).database()
+    )
+    | {
+        "CONN_MAX_AGE": 60,
+        # Without this, each thread's first request after a database restart fails.
+        "CONN_HEALTH_CHECKS": True,
+    }
+}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+# --- Engine ------------------------------------------------------------------------------------------
+
+#: Set to use a vLLM that somebody else runs: http://host:port or unix:///path. Then none is started.
+ENGINE_URL = env_text("PAIRLOOP_ENGINE_URL") or f"unix://{SOCKETS / 'engine.sock'}"
+ENGINE_IS_OURS = not env_text("PAIRLOOP_ENGINE_URL")
+ENGINE_KEY = env_text("PAIRLOOP_ENGINE_KEY")
+#: Seconds that one sampling request may take; 32 completions of 128 tokens take about 70 s on 2 cores.
+ENGINE_TIMEOUT = env_int("PAIRLOOP_ENGINE_TIMEOUT", default=300, least=1)
+#: Cores that vLLM binds on a CPU, as in "0-1"; empty: all of them.
+ENGINE_CORES = env_text("PAIRLOOP_ENGINE_CORES")
+#: GiB of memory for vLLM's key-value cache on a CPU.
+ENGINE_CACHE_GIB = env_int("PAIRLOOP_ENGINE_CACHE_GIB", default=1, least=1)
+#: How many requests Pairloop has under way at the engine at once; each asks for several completions.
+ENGINE_REQUESTS = env_int("PAIRLOOP_ENGINE_REQUESTS", default=4, least=1)
+#: The registered model whose engine `manage.py up` starts.
+MODEL = env_text("PAIRLOOP_MODEL", "demo")
+
+# --- Web ---------------------------------------------------------------------------------------------
+
+BIND = env_text("PAIRLOOP_BIND", "127.0.0.1:8000")
+DEBUG = env_bool("PAIRLOOP_DEBUG", default=False)
+SECRET_KEY = env_text("PAIRLOOP_SECRET_KEY") or files.secret(VAR / "secrets" / "django")
+ALLOWED_HOSTS = env_list("PAIRLOOP_HOSTS", default=["127.0.0.1", "localhost", "[::1]"])
+CSRF_TRUSTED_ORIGINS = env_list("PAIRLOOP_ORIGINS", default=[])
+#: Set when a reverse proxy ends TLS in front of Pairloop.
+HTTPS = env_bool("PAIRLOOP_HTTPS", default=False)
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django.contrib.postgres",
+    "csp",
+    "django_htmx",
+    "template_partials",
+    "procrastinate.contrib.django",
+    "models_registry",
+    "annotate",
+    "training",
+    "pairloop.up",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "csp.middleware.CSPMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    # Everything needs a login, but what says otherwise.
+    "django.contrib.auth.middleware.LoginRequiredMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "django_htmx.middleware.HtmxMiddleware",
+]
+ROOT_URLCONF = "pairloop.urls"
+WSGI_APPLICATION = "pairloop.wsgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+            "builtins": [
+                "template_partials.templatetags.partials",
+                "django_htmx.templatetags.django_htmx",
+            ],
+        },
+    }
+]
+STATIC_URL = "static/"
+STATIC_ROOT = VAR / "static"
+STATICFILES_DIRS = [BASE_DIR / "static"]
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},
+}
+
+LANGUAGE_CODE = "en-us"
+TIME_ZONE = env_text("PAIRLOOP_TIME_ZONE", "UTC")
+USE_I18N = True
+USE_TZ = True
+
+# --- Safety ------------------------------------------------------------------------------------------
+
+LOGIN_URL = "login"
+LOGIN_REDIRECT_URL = "home"
+LOGOUT_REDIRECT_URL = "login"
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
+]
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SECURE = HTTPS
+SESSION_COOKIE_SAMESITE = "Lax"
+CSRF_COOKIE_HTTPONLY = True
+CSRF_COOKIE_SECURE = HTTPS
+SECURE_SSL_REDIRECT = HTTPS
+SECURE_HSTS_SECONDS = 31_536_000 if HTTPS else 0
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if HTTPS else None
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+DATA_UPLOAD_MAX_MEMORY_SIZE = 20 * 1024 * 1024
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": [NONE],
+        "script-src": [SELF],
+        "style-src": [SELF],
+        "img-src": [SELF, "data:"],
+        "font-src": [SELF],
+        "connect-src": [SELF],
+        "form-action": [SELF],
+        "frame-ancestors": [NONE],
+        "base-uri": [NONE],
+    }
+}
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["rest_framework.authentication.SessionAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAdminUser"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+}
+# Plain HTTP on 127.0.0.1 is the default, so `check --deploy` only asks for TLS settings behind a proxy.
+SILENCED_SYSTEM_CHECKS = (
+    ["security.W021"] if HTTPS else ["security.W004", "security.W008", "security.W012", "security.W016"]
+)
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["console"], "level": env_text("PAIRLOOP_LOG_LEVEL", "INFO")},
+    # httpx logs every request; procrastinate every periodic job.
+    "loggers": {
+        "httpx": {"level": "WARNING"},
+        "procrastinate": {"level": "WARNING"},
+    },
+}
