@@ -1,0 +1,380 @@
+"""Prompts, what was sampled for them, and what people said about it."""
+
+from __future__ import annotations
+
+import uuid
+
+from django.conf import settings
+from django.contrib.postgres.fields import ArrayField
+from django.core.validators import MaxValueValidator, MinValueValidator
+from django.db import models
+from django.db.models import F, Q
+
+from models_registry.models import SHA256, Comparison, ModelVersion, RegisteredModel
+
+#: At least one prompt in five is held out, or nothing can be proved about a version.
+LEAST_HOLDOUT_SHARE = 0.2
+
+
+class Split(models.TextChoices):
+    """Which side of the hold-out line a prompt is on, decided by its hash."""
+
+    TRAIN = "train"
+    HOLDOUT = "holdout"
+
+
+class JudgingPolicy(models.Model):
+    """How pairs of one model are made and judged."""
+
+    model = models.OneToOneField(RegisteredModel, models.CASCADE, related_name="judging_policy")
+    guidelines = models.TextField(blank=True)
+    guidelines_version = models.PositiveIntegerField(default=1)
+    temperature = models.FloatField(
+        default=1.0, validators=[MinValueValidator(0.1), MaxValueValidator(2.0)]
+    )
+    top_p = models.FloatField(default=0.95, validators=[MinValueValidator(0.1), MaxValueValidator(1.0)])
+    max_tokens = models.PositiveIntegerField(default=128)
+    #: Completions sampled for a prompt in one request.
+    samples = models.PositiveSmallIntegerField(default=4)
+    #: Most pairs made of one prompt's completions in one go.
+    pairs_per_prompt = models.PositiveSmallIntegerField(default=3)
+    #: Pairs that should wait to be judged.
+    queue_target = models.PositiveIntegerField(default=24)
+    #: People who judge a pair.
+    overlap = models.PositiveSmallIntegerField(default=1)
+    #: Share of pairs on held-out prompts, on which a round's accuracy is measured.
+    eval_share = models.FloatField(default=0.1)
+    #: Share of prompts that are never trained on.
+    holdout_share = models.FloatField(default=LEAST_HOLDOUT_SHARE)
+    #: Minutes that an assignment is reserved for its labeler.
+    lease_minutes = models.PositiveIntegerField(default=30)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        """Database rules."""
+
+        verbose_name_plural = "judging policies"
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(temperature__gt=0, temperature__lte=2), name="policy_temperature_bounds"
+            ),
+            models.CheckConstraint(condition=Q(top_p__gt=0, top_p__lte=1), name="policy_top_p_bounds"),
+            models.CheckConstraint(
+                condition=Q(samples__gte=2, samples__lte=8), name="policy_samples_bounds"
+            ),
+            models.CheckConstraint(
+                condition=Q(pairs_per_prompt__gte=1, pairs_per_prompt__lte=3),
+                name="policy_pairs_per_prompt_bounds",
+            ),
+            models.CheckConstraint(
+                condition=Q(max_tokens__gte=1, max_tokens__lte=4096), name="policy_max_tokens_bounds"
+            ),
+            models.CheckConstraint(condition=Q(overlap__gte=1), name="policy_overlap_bounds"),
+            models.CheckConstraint(
+                condition=Q(eval_share__gte=0, eval_share__lte=0.5), name="policy_eval_share_bounds"
+            ),
+            models.CheckConstraint(
+                condition=Q(holdout_share__gte=LEAST_HOLDOUT_SHARE, holdout_share__lte=0.8),
+                name="policy_holdout_share_bounds",
+            ),
+            models.CheckConstraint(condition=Q(lease_minutes__gte=1), name="policy_lease_bounds"),
+        ]
+
+    def __str__(self) -> str:
+        """Return whose policy it is."""
+        return f"judging of {self.model}"
+
+
+class Prompt(models.Model):
+    """What the model is asked."""
+
+    model = models.ForeignKey(RegisteredModel, models.PROTECT, related_name="prompts")
+    #: [{"role": "system" | "user" | "assistant", "content": "…"}, …], ending with the user.
+    messages = models.JSONField()
+    #: Of the messages as canonical JSON.
+    sha256 = models.CharField(max_length=64)
+    split = models.CharField(max_length=8, choices=Split)
+    tags = ArrayField(models.CharField(max_length=50), default=list, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        """Database rules."""
+
+        constraints = [
+            models.UniqueConstraint(fields=["model", "sha256"], name="prompt_once"),
+            # The target of composite foreign keys: pairs and snapshot items carry the split along.
+            models.UniqueConstraint(fields=["id", "split"], name="prompt_split"),
+            models.CheckConstraint(condition=Q(split__in=Split.values), name="prompt_split_known"),
+            models.CheckConstraint(condition=Q(sha256__regex=SHA256), name="prompt_has_hash"),
+        ]
+        indexes = [models.Index(fields=["model", "split"], name="prompt_model_split")]
+
+    def __str__(self) -> str:
+        """Return its number."""
+        return f"prompt {self.pk}"
+
+    @property
+    def question(self) -> str:
+        """The last message's text."""
+        return str(self.messages[-1]["content"]) if self.messages else ""
+
+
+class Completion(models.Model):
+    """One text for a prompt, and exactly how it came to be."""
+
+    class Origin(models.TextChoices):
+        """Who wrote it."""
+
+        ENGINE = "engine"
+        IMPORT = "import"
+        EDIT = "edit"
+
+    prompt = models.ForeignKey(Prompt, models.PROTECT, related_name="completions")
+    origin = models.CharField(max_length=8, choices=Origin)
+    version = models.ForeignKey(
+        ModelVersion, models.PROTECT, null=True, blank=True, related_name="completions"
+    )
+    text = models.TextField()
+    #: Token ids as the engine returned them; the trainer uses these and never tokenises again.
+    prompt_ids = ArrayField(models.IntegerField(), null=True, blank=True)
+    completion_ids = ArrayField(models.IntegerField(), null=True, blank=True)
+    finish_reason = models.CharField(max_length=20, blank=True)
+    sampling = models.JSONField(default=dict, blank=True)
+    seed = models.BigIntegerField(null=True, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        """Database rules."""
+
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(
+                    origin="engine",
+                    version__isnull=False,
+                    prompt_ids__isnull=False,
+                    completion_ids__isnull=False,
+                )
+                | (
+                    ~Q(origin="engine")
+                    & Q(version=None, prompt_ids__isnull=True, completion_ids__isnull=True)
+                ),
+                name="completion_engine_has_version_and_ids",
+            ),
+            # The target of composite foreign keys: a pair's completions answer its own prompt.
+            models.UniqueConstraint(fields=["id", "prompt"], name="completion_of_prompt"),
+        ]
+
+    def __str__(self) -> str:
+        """Return its number."""
+        return f"completion {self.pk}"
+
+
+class Pair(models.Model):
+    """Two completions of one prompt. Which one is shown on the left belongs to the assignment."""
+
+    class Purpose(models.TextChoices):
+        """What its judgements are for."""
+
+        TRAIN = "train"
+        EVAL = "eval"
+        COMPARE = "compare"
+        GOLD = "gold"
+        REPEAT = "repeat"
+
+    prompt = models.ForeignKey(Prompt, models.PROTECT, related_name="pairs")
+    prompt_split = models.CharField(max_length=8, choices=Split)
+    first = models.ForeignKey(Completion, models.PROTECT, related_name="+")
+    second = models.ForeignKey(Completion, models.PROTECT, related_name="+")
+    purpose = models.CharField(max_length=8, choices=Purpose)
+    comparison = models.ForeignKey(
+        Comparison, models.PROTECT, null=True, blank=True, related_name="+"
+    )
+    #: Why this prompt was chosen: "uniform", "weak", …
+    arm = models.CharField(max_length=20, default="uniform")
+    priority = models.IntegerField(default=0)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        """Database rules."""
+
+        constraints = [
+            models.CheckConstraint(condition=Q(first__lt=F("second")), name="pair_of_two_in_order"),
+            models.UniqueConstraint(
+                fields=["first", "second"],
+                condition=~Q(purpose="repeat"),
+                name="pair_once",
+            ),
+            models.CheckConstraint(
+                condition=(~Q(purpose="train") | Q(prompt_split="train"))
+                & (~Q(purpose__in=["eval", "compare"]) | Q(prompt_split="holdout")),
+                name="pair_purpose_fits_split",
+            ),
+            models.CheckConstraint(
+                condition=Q(purpose="compare", comparison__isnull=False)
+                | (~Q(purpose="compare") & Q(comparison=None)),
+                name="pair_compare_has_comparison",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        """Return its number."""
+        return f"pair {self.pk}"
+
+
+class QueueEntry(models.Model):
+    """A pair that still wants judgements: the narrow table that assignments are served from."""
+
+    pair = models.OneToOneField(Pair, models.CASCADE, primary_key=True, related_name="queue_entry")
+    model = models.ForeignKey(RegisteredModel, models.CASCADE, related_name="+")
+    #: Higher is served first.
+    priority = models.IntegerField(default=0)
+    #: Judgements still wanted.
+    wanted = models.PositiveSmallIntegerField()
+    #: Assignments that are open now; never more than `wanted`.
+    leased = models.PositiveSmallIntegerField(default=0)
+
+    class Meta:
+        """Database rules."""
+
+        verbose_name_plural = "queue entries"
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(leased__lte=F("wanted")), name="queue_leases_within_wanted"
+            ),
+        ]
+        indexes = [
+            models.Index(
+                fields=["model", "-priority", "pair"],
+                condition=Q(wanted__gt=F("leased")),
+                name="queue_free",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        """Return what waits."""
+        return f"{self.pair_id} wants {self.wanted}"
+
+
+class Assignment(models.Model):
+    """A lease of one pair to one labeler, and the sides as that labeler sees them."""
+
+    uuid = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    pair = models.ForeignKey(Pair, models.PROTECT, related_name="assignments")
+    labeler = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.PROTECT, related_name="assignments"
+    )
+    #: Whether the pair's first completion is on the left.
+    first_is_left = models.BooleanField()
+    assigned_at = models.DateTimeField()
+    expires_at = models.DateTimeField()
+    #: Set when it no longer counts as a lease: judged, or expired and given back to the queue.
+    closed_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        """Database rules."""
+
+        constraints = [
+            models.UniqueConstraint(fields=["pair", "labeler"], name="assignment_once_per_labeler"),
+        ]
+        indexes = [
+            models.Index(fields=["labeler", "assigned_at"], name="assignment_of_labeler"),
+            models.Index(
+                fields=["expires_at"], condition=Q(closed_at=None), name="assignment_open"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        """Return its uuid."""
+        return str(self.uuid)
+
+    @property
+    def left(self) -> Completion:
+        """The completion on the left."""
+        return self.pair.first if self.first_is_left else self.pair.second
+
+    @property
+    def right(self) -> Completion:
+        """The completion on the right."""
+        return self.pair.second if self.first_is_left else self.pair.first
+
+
+class Verdict(models.TextChoices):
+    """What a labeler can say."""
+
+    LEFT_MUCH = "left_much", "Left is much better"
+    LEFT = "left", "Left is slightly better"
+    TIE = "tie", "Equally good"
+    RIGHT = "right", "Right is slightly better"
+    RIGHT_MUCH = "right_much", "Right is much better"
+    BOTH_BAD = "both_bad", "Both are bad"
+    CANNOT_JUDGE = "cannot_judge", "I can't judge"
+
+
+DECIDED = (Verdict.LEFT_MUCH, Verdict.LEFT, Verdict.RIGHT, Verdict.RIGHT_MUCH)
+
+
+class Judgement(models.Model):
+    """One revision of what a labeler said about an assignment. Append-only by a trigger."""
+
+    assignment = models.ForeignKey(Assignment, models.PROTECT, related_name="judgements")
+    #: 1 for the first; the highest one counts.
+    revision = models.PositiveSmallIntegerField(default=1)
+    #: Empty: this revision takes the judgement back.
+    verdict = models.CharField(max_length=12, choices=Verdict, blank=True)
+    winner = models.ForeignKey(Completion, models.PROTECT, null=True, blank=True, related_name="+")
+    reasons = ArrayField(models.CharField(max_length=40), default=list, blank=True)
+    note = models.TextField(blank=True)
+    #: Milliseconds of active reading; idle minutes left out.
+    active_ms = models.PositiveIntegerField(default=0)
+    guidelines_version = models.PositiveIntegerField()
+    #: It arrived after the lease had ended; kept all the same, on top of the overlap.
+    is_late = models.BooleanField(default=False)
+    judged_at = models.DateTimeField()
+
+    class Meta:
+        """Database rules."""
+
+        constraints = [
+            models.UniqueConstraint(
+                fields=["assignment", "revision"], name="judgement_revision_once"
+            ),
+            models.CheckConstraint(
+                condition=Q(verdict__in=["", *Verdict.values]), name="judgement_verdict_known"
+            ),
+            models.CheckConstraint(
+                condition=Q(verdict__in=DECIDED, winner__isnull=False)
+                | (~Q(verdict__in=DECIDED) & Q(winner=None)),
+                name="judgement_decided_has_winner",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        """Return what was said."""
+        return f"{self.assignment_id}: {self.verdict or 'taken back'}"
+
+
+class Drop(models.Model):
+    """How many completions of a version were not queued, by reason."""
+
+    class Reason(models.TextChoices):
+        """Why a completion makes no pair."""
+
+        TRUNCATED = "truncated", "cut off at the token limit"
+        EMPTY = "empty", "empty"
+        NEAR_IDENTICAL = "near_identical", "nearly the same as the other one"
+        IDENTITY = "identity", "tells which model wrote it"
+
+    version = models.ForeignKey(ModelVersion, models.CASCADE, related_name="drops")
+    reason = models.CharField(max_length=20, choices=Reason)
+    count = models.PositiveBigIntegerField(default=0)
+
+    class Meta:
+        """Database rules."""
+
+        constraints = [
+            models.UniqueConstraint(fields=["version", "reason"], name="drop_once_per_reason"),
+        ]
+
+    def __str__(self) -> str:
+        """Return the count."""
+        return f"{self.version}: {self.count} {self.reason}"

@@ -1,0 +1,113 @@
+"""What pages, tasks and actions read about prompts, pairs and judgements."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from django.contrib.auth.models import User
+from django.db.models import Count, F, OuterRef, Q, QuerySet, Subquery, Sum
+
+from annotate.models import Assignment, Drop, Judgement, JudgingPolicy, Prompt, QueueEntry, Split
+from models_registry.models import ModelVersion, RegisteredModel
+
+
+def policy_of(model: RegisteredModel) -> JudgingPolicy:
+    """Return how pairs of this model are made and judged."""
+    return JudgingPolicy.objects.get(model=model)
+
+
+def assignment_of(*, labeler: User, uuid: UUID) -> Assignment:
+    """Return a labeler's own assignment with its pair; raises Assignment.DoesNotExist for any other."""
+    return Assignment.objects.select_related(
+        "pair__prompt__model", "pair__first", "pair__second"
+    ).get(uuid=uuid, labeler=labeler)
+
+
+def queue_length(model: RegisteredModel) -> int:
+    """Return how many pairs wait for somebody to judge them."""
+    return QueueEntry.objects.filter(model=model, wanted__gt=F("leased")).count()
+
+
+def _judged(model: RegisteredModel) -> QuerySet[Assignment]:
+    """Select the assignments whose latest revision says something, with when it was said."""
+    last = Judgement.objects.filter(assignment=OuterRef("pk")).order_by("-revision")
+    return (
+        Assignment.objects.filter(pair__prompt__model=model)
+        .annotate(
+            last_verdict=Subquery(last.values("verdict")[:1]),
+            last_at=Subquery(last.values("judged_at")[:1]),
+        )
+        .exclude(last_verdict=None)
+        .exclude(last_verdict="")
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class JudgingProgress:
+    """What a labeler has done, and what waits."""
+
+    today: int
+    in_all: int
+    waiting: int
+
+
+def judging_progress(
+    *, model: RegisteredModel, labeler: User, since: datetime
+) -> JudgingProgress:
+    """Count a labeler's standing judgements, in all and since a moment, and the pairs that wait."""
+    counts = (
+        _judged(model)
+        .filter(labeler=labeler)
+        .aggregate(in_all=Count("pk"), today=Count("pk", filter=Q(last_at__gte=since)))
+    )
+    return JudgingProgress(
+        today=counts["today"], in_all=counts["in_all"], waiting=queue_length(model)
+    )
+
+
+def judgements_count(model: RegisteredModel) -> int:
+    """Return how many assignments of a model have a standing judgement."""
+    return _judged(model).count()
+
+
+def prompts_to_sample(
+    *, model: RegisteredModel, version: ModelVersion, split: Split, limit: int
+) -> list[Prompt]:
+    """Return the prompts that this version has answered least, in random order among equals."""
+    answered = Count("completions", filter=Q(completions__version=version))
+    return list(
+        Prompt.objects.filter(model=model, split=split)
+        .annotate(answered=answered)
+        .order_by("answered", "?")[:limit]
+    )
+
+
+def prompt_counts(model: RegisteredModel) -> dict[str, int]:
+    """Return the number of prompts on each side of the hold-out line."""
+    rows = Prompt.objects.filter(model=model).values_list("split").annotate(n=Count("pk"))
+    return dict.fromkeys(Split.values, 0) | dict(rows)
+
+
+@dataclass(frozen=True, slots=True)
+class DropCount:
+    """How many completions of a model were not queued, for one reason."""
+
+    reason: str
+    label: str
+    count: int
+
+
+def drop_counts(model: RegisteredModel) -> list[DropCount]:
+    """Return the reasons for which completions of a model were not queued, the commonest first."""
+    rows = (
+        Drop.objects.filter(version__model=model, count__gt=0)
+        .values("reason")
+        .annotate(n=Sum("count"))
+        .order_by("-n", "reason")
+    )
+    return [
+        DropCount(reason=row["reason"], label=Drop.Reason(row["reason"]).label, count=row["n"])
+        for row in rows
+    ]

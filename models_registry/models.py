@@ -1,0 +1,321 @@
+"""Which models and versions exist, who is a member, what is served, how versions compare."""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.contrib.postgres.fields import ArrayField
+from django.core.validators import RegexValidator
+from django.db import models
+from django.db.models import F, Q
+
+SHA256 = r"^[0-9a-f]{64}$"
+SLUG = r"^[a-z0-9][a-z0-9-]{0,49}$"
+#: The ranks that vLLM can load (vllm/config/lora.py).
+LORA_RANKS = [1, 8, 16, 32, 64, 128, 256]
+
+
+def default_target_modules() -> list[str]:
+    """Return every linear layer of a Llama-like block."""
+    return ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+class RegisteredModel(models.Model):
+    """A base model and the loop around it: prompts, pairs, rounds and versions all hang on it.
+
+    State: PREPARING -> READY | FAILED, FAILED -> PREPARING. READY has a base whose hashes are known.
+    """
+
+    class State(models.TextChoices):
+        """How far the registration is."""
+
+        PREPARING = "preparing"
+        READY = "ready"
+        FAILED = "failed"
+
+    slug = models.CharField(
+        max_length=50,
+        unique=True,
+        validators=[RegexValidator(SLUG, "Use lowercase letters, digits and hyphens.")],
+    )
+    name = models.CharField(max_length=100)
+    state = models.CharField(max_length=10, choices=State, default=State.PREPARING)
+    #: Why the registration failed, as one sentence.
+    failure = models.TextField(blank=True)
+    #: What the base was made from: "demo", a folder or a hub id.
+    base_source = models.CharField(max_length=500)
+    #: Folder below settings.BASES, named by `base_sha256`.
+    base_path = models.CharField(max_length=500, blank=True)
+    #: Over the weight files, sorted by name.
+    base_sha256 = models.CharField(max_length=64, blank=True)
+    tokenizer_sha256 = models.CharField(max_length=64, blank=True)
+    chat_template_sha256 = models.CharField(max_length=64, blank=True)
+    parameters = models.BigIntegerField(default=0)
+    context_length = models.PositiveIntegerField(default=0)
+    lora_rank = models.PositiveSmallIntegerField(default=16)
+    lora_alpha = models.PositiveSmallIntegerField(default=32)
+    lora_target_modules = ArrayField(models.CharField(max_length=50), default=default_target_modules)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        """Database rules."""
+
+        constraints = [
+            models.CheckConstraint(condition=Q(slug__regex=SLUG), name="model_slug_is_a_slug"),
+            models.CheckConstraint(
+                condition=Q(lora_rank__in=LORA_RANKS), name="model_lora_rank_loads_in_vllm"
+            ),
+            models.CheckConstraint(
+                condition=~Q(state="ready")
+                | Q(
+                    base_sha256__regex=SHA256,
+                    tokenizer_sha256__regex=SHA256,
+                    chat_template_sha256__regex=SHA256,
+                ),
+                name="model_ready_has_hashes",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        """Return the slug."""
+        return self.slug
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the base is in the store."""
+        return self.state == self.State.READY
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the registration ended with a reason."""
+        return self.state == self.State.FAILED
+
+
+class Membership(models.Model):
+    """A labeler may judge pairs of this model."""
+
+    model = models.ForeignKey(RegisteredModel, models.CASCADE, related_name="memberships")
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="memberships")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        """Database rules."""
+
+        constraints = [
+            models.UniqueConstraint(fields=["model", "user"], name="membership_once"),
+        ]
+
+    def __str__(self) -> str:
+        """Return who judges what."""
+        return f"{self.user} in {self.model}"
+
+
+class ModelVersion(models.Model):
+    """One servable result. Everything but `state`, `metrics` and `card` is fixed by a trigger.
+
+    State: REGISTERED -> VERIFIED -> RETIRED; any -> CORRUPT.
+    """
+
+    class Kind(models.TextChoices):
+        """What the artifact holds."""
+
+        BASE = "base"
+        ADAPTER = "adapter"
+        FULL = "full"
+
+    class State(models.TextChoices):
+        """How far the version may be trusted."""
+
+        REGISTERED = "registered"
+        VERIFIED = "verified"
+        RETIRED = "retired"
+        CORRUPT = "corrupt"
+
+    model = models.ForeignKey(RegisteredModel, models.PROTECT, related_name="versions")
+    number = models.PositiveIntegerField()
+    parent = models.ForeignKey("self", models.PROTECT, null=True, blank=True, related_name="children")
+    kind = models.CharField(max_length=10, choices=Kind)
+    artifact_path = models.CharField(max_length=500)
+    sha256 = models.CharField(max_length=64)
+    size_bytes = models.BigIntegerField()
+    metrics = models.JSONField(default=dict, blank=True)
+    card = models.TextField(blank=True)
+    state = models.CharField(max_length=10, choices=State, default=State.REGISTERED)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        """Database rules."""
+
+        constraints = [
+            models.UniqueConstraint(fields=["model", "number"], name="version_number_once"),
+            # The target of composite foreign keys: a version is only ever used by its own model.
+            models.UniqueConstraint(fields=["id", "model"], name="version_of_model"),
+            models.CheckConstraint(condition=Q(sha256__regex=SHA256), name="version_has_hash"),
+            models.CheckConstraint(
+                condition=Q(kind="base", number=0, parent=None)
+                | (~Q(kind="base") & Q(number__gt=0, parent__isnull=False)),
+                name="version_base_is_v0",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        """Return slug and number, as in demo/v3."""
+        return f"{self.model}/{self.label}"
+
+    @property
+    def label(self) -> str:
+        """The version's short name, v0 for the base."""
+        return f"v{self.number}"
+
+    @property
+    def served_name(self) -> str:
+        """The name an engine knows it by; never reused, since id and content are in it."""
+        return f"pl-{self.pk}-{self.sha256[:8]}"
+
+
+class Alias(models.Model):
+    """A name that points at one version at a time; moved only with an AliasMove."""
+
+    SAMPLER = "sampler"
+    CHALLENGER = "challenger"
+    CHAMPION = "champion"
+
+    model = models.ForeignKey(RegisteredModel, models.PROTECT, related_name="aliases")
+    name = models.CharField(max_length=50)
+    version = models.ForeignKey(ModelVersion, models.PROTECT, related_name="aliases")
+
+    class Meta:
+        """Database rules."""
+
+        verbose_name_plural = "aliases"
+        constraints = [
+            models.UniqueConstraint(fields=["model", "name"], name="alias_once"),
+            models.CheckConstraint(condition=Q(name__regex=SLUG), name="alias_name_is_a_slug"),
+        ]
+
+    def __str__(self) -> str:
+        """Return where it points."""
+        return f"{self.name} -> {self.version}"
+
+
+class AliasMove(models.Model):
+    """Who moved an alias, when and why. Append-only by a trigger."""
+
+    model = models.ForeignKey(RegisteredModel, models.PROTECT, related_name="alias_moves")
+    name = models.CharField(max_length=50)
+    from_version = models.ForeignKey(ModelVersion, models.PROTECT, null=True, related_name="+")
+    to_version = models.ForeignKey(ModelVersion, models.PROTECT, related_name="+")
+    #: Empty when Pairloop moved it by policy.
+    moved_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.PROTECT, null=True, blank=True, related_name="+"
+    )
+    reason = models.TextField()
+    gate_result = models.JSONField(default=dict)
+    moved_at = models.DateTimeField()
+
+    class Meta:
+        """Database rules."""
+
+        constraints = [
+            models.CheckConstraint(condition=~Q(reason=""), name="alias_move_has_reason"),
+        ]
+
+    def __str__(self) -> str:
+        """Return the move."""
+        return f"{self.name}: {self.from_version} -> {self.to_version}"
+
+
+class Serving(models.Model):
+    """A version that an engine was asked to serve."""
+
+    version = models.ForeignKey(ModelVersion, models.CASCADE, related_name="servings")
+    #: The engine's URL.
+    engine = models.CharField(max_length=300)
+    loaded_at = models.DateTimeField(null=True, blank=True)
+    canary = models.JSONField(default=dict, blank=True)
+
+    class Meta:
+        """Database rules."""
+
+        constraints = [
+            models.UniqueConstraint(fields=["version", "engine"], name="serving_once"),
+        ]
+
+    def __str__(self) -> str:
+        """Return what is served where."""
+        return f"{self.version} on {self.engine}"
+
+
+class Comparison(models.Model):
+    """Two versions judged blindly on the same held-out prompts.
+
+    State: OPEN -> DECIDED | CLOSED.
+    """
+
+    class State(models.TextChoices):
+        """Whether it still collects judgements."""
+
+        OPEN = "open"
+        DECIDED = "decided"
+        CLOSED = "closed"
+
+    model = models.ForeignKey(RegisteredModel, models.PROTECT, related_name="comparisons")
+    candidate = models.ForeignKey(ModelVersion, models.PROTECT, related_name="+")
+    incumbent = models.ForeignKey(ModelVersion, models.PROTECT, related_name="+")
+    #: Most prompts it may use.
+    budget = models.PositiveIntegerField()
+    state = models.CharField(max_length=10, choices=State, default=State.OPEN)
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, null=True, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        """Database rules."""
+
+        constraints = [
+            models.CheckConstraint(
+                condition=~Q(candidate=F("incumbent")), name="comparison_of_two_versions"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        """Return the two versions."""
+        return f"{self.candidate} against {self.incumbent}"
+
+
+class Outcome(models.Model):
+    """What one compare-judgement said; withdrawn when the judgement is undone."""
+
+    class Kind(models.TextChoices):
+        """How it ended."""
+
+        WIN = "win"
+        TIE = "tie"
+        BOTH_BAD = "both_bad"
+
+    comparison = models.ForeignKey(Comparison, models.PROTECT, related_name="outcomes")
+    kind = models.CharField(max_length=10, choices=Kind)
+    winner = models.ForeignKey(ModelVersion, models.PROTECT, null=True, blank=True, related_name="+")
+    #: The prompt's sha256: outcomes of one prompt are not independent.
+    prompt_key = models.CharField(max_length=64)
+    tags = ArrayField(models.CharField(max_length=50), default=list, blank=True)
+    labeler = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="+")
+    #: The assignment's uuid.
+    source = models.UUIDField()
+    recorded_at = models.DateTimeField()
+    withdrawn_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        """Database rules."""
+
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(kind="win", winner__isnull=False) | (~Q(kind="win") & Q(winner=None)),
+                name="outcome_win_has_winner",
+            ),
+            models.UniqueConstraint(
+                fields=["source"], condition=Q(withdrawn_at=None), name="outcome_once_per_source"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        """Return the outcome."""
+        return f"{self.comparison}: {self.winner or self.kind}"

@@ -1,0 +1,119 @@
+"""What everything above reads about models, members, versions and the engine's start-up."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.db.models import QuerySet
+
+from models_registry.models import Alias, ModelVersion, RegisteredModel
+from pairloop.lib import files
+
+
+def models_of(user: User) -> QuerySet[RegisteredModel]:
+    """Select the models that a user may see: all for admins, their memberships for labelers."""
+    models = RegisteredModel.objects.order_by("created_at", "id")
+    return models if user.is_staff else models.filter(memberships__user=user)
+
+
+def model_of(*, user: User, slug: str) -> RegisteredModel:
+    """Return a model that the user may see; raises RegisteredModel.DoesNotExist for any other."""
+    return models_of(user).get(slug=slug)
+
+
+def version_of_alias(*, model: RegisteredModel, name: str) -> ModelVersion:
+    """Return the version behind an alias; raises Alias.DoesNotExist before the model is ready."""
+    return Alias.objects.select_related("version__model").get(model=model, name=name).version
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One step on the way from a start to an engine that samples."""
+
+    title: str
+    #: "waiting", "running", "done" or "failed".
+    state: str
+    #: One sentence for whoever waits.
+    detail: str
+    #: Seconds it should still take; None when nobody knows.
+    seconds_left: int | None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it is under way."""
+        return self.state == "running"
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it is over."""
+        return self.state == "done"
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether somebody has to look at it."""
+        return self.state == "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineProgress:
+    """Where the engine's start is. Empty stages: nobody here starts one, it runs elsewhere."""
+
+    stages: tuple[Stage, ...]
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether nothing is left to wait for."""
+        return all(stage.is_done for stage in self.stages)
+
+    @property
+    def failed(self) -> Stage | None:
+        """The stage that somebody has to look at."""
+        return next((stage for stage in self.stages if stage.has_failed), None)
+
+    @property
+    def seconds_left(self) -> int | None:
+        """Seconds until the engine answers; None when nobody knows or nothing is left."""
+        left = [stage.seconds_left for stage in self.stages if not stage.is_done]
+        known = [seconds for seconds in left if seconds is not None]
+        return sum(known) if known and len(known) == len(left) else None
+
+
+TITLES = {
+    "environment": "Set up the model environment",
+    "base": "Prepare the base model",
+    "engine": "Start vLLM",
+}
+#: The supervisor's words -> a stage's.
+STATES = {"ready": "done", "done": "done", "failed": "failed", "stopped": "failed", "running": "running"}
+
+
+def engine_progress() -> EngineProgress:
+    """Read how far the supervisor's start of the engine is; no query."""
+    components = files.read_json(settings.STATUS_FILE).get("components", {})
+    if not settings.ENGINE_IS_OURS:
+        components = {}
+    return EngineProgress(
+        tuple(
+            _stage(title, components[name]) for name, title in TITLES.items() if name in components
+        )
+    )
+
+
+def _stage(title: str, component: dict[str, object]) -> Stage:
+    state = STATES.get(str(component.get("state")), "waiting")
+    expected = component.get("expected_s")
+    since = component.get("since")
+    seconds_left = None
+    if state == "done":
+        seconds_left = 0
+    elif isinstance(expected, int | float):
+        started = float(since) if isinstance(since, int | float) else time.time()
+        spent = time.time() - started if state == "running" else 0.0
+        # Once it takes longer than it ever did, promise nothing but "soon".
+        seconds_left = max(round(expected - spent), 1)
+    return Stage(
+        title=title, state=state, detail=str(component.get("detail", "")), seconds_left=seconds_left
+    )

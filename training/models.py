@@ -1,0 +1,236 @@
+"""Snapshots of triples, and the rounds that train on them."""
+
+from __future__ import annotations
+
+import uuid
+
+from django.contrib.postgres.fields import ArrayField
+from django.db import models
+from django.db.models import Q
+
+from annotate.models import Completion, Pair, Prompt, Split
+from models_registry.models import SHA256, ModelVersion, RegisteredModel
+
+
+class Reference(models.TextChoices):
+    """Which policy holds the new one in place."""
+
+    BASE = "base"
+    PARENT = "parent"
+
+
+class RoundPolicy(models.Model):
+    """When and how rounds of one model run."""
+
+    model = models.OneToOneField(RegisteredModel, models.CASCADE, related_name="round_policy")
+    preset = models.CharField(max_length=20, default="paper")
+    #: New triples that start a round by themselves; 0 never.
+    trigger_triples = models.PositiveIntegerField(default=0)
+    reference = models.CharField(max_length=8, choices=Reference, default=Reference.BASE)
+    #: Share of a snapshot that may come from triples of earlier rounds.
+    replay_share = models.FloatField(default=0.5)
+    beta = models.FloatField(default=0.1)
+    learning_rate = models.FloatField(default=2e-4)
+    epochs = models.PositiveSmallIntegerField(default=3)
+    #: "latest": the newest verified version samples; "champion": only what people proved better.
+    sampler = models.CharField(max_length=10, default="latest", choices=[("latest",) * 2, ("champion",) * 2])
+    gate = models.JSONField(default=dict, blank=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        """Database rules."""
+
+        verbose_name_plural = "round policies"
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(replay_share__gte=0, replay_share__lt=1), name="round_policy_replay_bounds"
+            ),
+            models.CheckConstraint(
+                condition=Q(beta__gt=0, learning_rate__gt=0, epochs__gte=1),
+                name="round_policy_positive",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        """Return whose policy it is."""
+        return f"rounds of {self.model}"
+
+
+class Snapshot(models.Model):
+    """A frozen, hashed set of triples."""
+
+    model = models.ForeignKey(RegisteredModel, models.PROTECT, related_name="snapshots")
+    #: Of snapshot.jsonl.
+    sha256 = models.CharField(max_length=64)
+    count = models.PositiveIntegerField()
+    path = models.CharField(max_length=500)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        """Database rules."""
+
+        constraints = [
+            models.CheckConstraint(condition=Q(sha256__regex=SHA256), name="snapshot_has_hash"),
+        ]
+
+    def __str__(self) -> str:
+        """Return its number."""
+        return f"snapshot {self.pk}"
+
+
+class SnapshotItem(models.Model):
+    """One triple of a snapshot, by frozen ids.
+
+    A composite foreign key to Prompt (id, split) and the CHECK below keep held-out prompts out.
+    """
+
+    class Role(models.TextChoices):
+        """Whether an earlier round trained on it already."""
+
+        NEW = "new"
+        REPLAY = "replay"
+
+    snapshot = models.ForeignKey(Snapshot, models.PROTECT, related_name="items")
+    pair = models.ForeignKey(Pair, models.PROTECT, related_name="snapshot_items")
+    prompt = models.ForeignKey(Prompt, models.PROTECT, related_name="+")
+    prompt_split = models.CharField(max_length=8, choices=Split, default=Split.TRAIN)
+    chosen = models.ForeignKey(Completion, models.PROTECT, related_name="+")
+    rejected = models.ForeignKey(Completion, models.PROTECT, related_name="+")
+    #: Probability that `chosen` is the better one.
+    target = models.FloatField()
+    weight = models.FloatField(default=1.0)
+    role = models.CharField(max_length=8, choices=Role)
+    #: The judgements' ids that it was made from.
+    judgement_ids = ArrayField(models.BigIntegerField(), default=list)
+    #: Of the item's line in snapshot.jsonl.
+    sha256 = models.CharField(max_length=64)
+    #: Set when the snapshot's round succeeded.
+    is_consumed = models.BooleanField(default=False)
+
+    class Meta:
+        """Database rules."""
+
+        constraints = [
+            models.CheckConstraint(condition=Q(prompt_split="train"), name="snapshot_item_is_train"),
+            models.UniqueConstraint(fields=["snapshot", "pair"], name="snapshot_item_once"),
+            models.UniqueConstraint(
+                fields=["pair"],
+                condition=Q(role="new", is_consumed=True),
+                name="snapshot_item_new_consumed_once",
+            ),
+            models.CheckConstraint(
+                condition=Q(target__gte=0.5, target__lte=1, weight__gt=0),
+                name="snapshot_item_target_bounds",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        """Return what it freezes."""
+        return f"{self.pair} in {self.snapshot}"
+
+
+class Round(models.Model):
+    """One DPO run from a parent version over a snapshot.
+
+    State: QUEUED -> RUNNING -> EVALUATING -> SUCCEEDED; QUEUED, RUNNING -> FAILED | CANCELLED.
+    """
+
+    class State(models.TextChoices):
+        """How far it is."""
+
+        QUEUED = "queued"
+        RUNNING = "running"
+        EVALUATING = "evaluating"
+        SUCCEEDED = "succeeded"
+        FAILED = "failed"
+        CANCELLED = "cancelled"
+
+    model = models.ForeignKey(RegisteredModel, models.PROTECT, related_name="rounds")
+    number = models.PositiveIntegerField()
+    state = models.CharField(max_length=10, choices=State, default=State.QUEUED)
+    parent = models.ForeignKey(ModelVersion, models.PROTECT, related_name="rounds_from")
+    snapshot = models.OneToOneField(Snapshot, models.PROTECT, related_name="round")
+    reference = models.CharField(max_length=8, choices=Reference)
+    spec = models.JSONField(default=dict)
+    version = models.OneToOneField(
+        ModelVersion, models.PROTECT, null=True, blank=True, related_name="made_by"
+    )
+    failure = models.TextField(blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    ended_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        """Database rules."""
+
+        constraints = [
+            models.UniqueConstraint(fields=["model", "number"], name="round_number_once"),
+            models.UniqueConstraint(
+                fields=["model"],
+                condition=Q(state__in=["queued", "running"]),
+                name="round_one_open_per_model",
+            ),
+            models.CheckConstraint(
+                condition=~Q(state__in=["evaluating", "succeeded"]) | Q(version__isnull=False),
+                name="round_success_has_version",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        """Return slug and number."""
+        return f"{self.model} round {self.number}"
+
+
+class RoundAttempt(models.Model):
+    """One try at a round. Whoever holds its token, and only while the lease lasts, may publish."""
+
+    class Outcome(models.TextChoices):
+        """How it ended."""
+
+        PUBLISHED = "published"
+        FAILED = "failed"
+        LOST = "lost"
+        CANCELLED = "cancelled"
+
+    round = models.ForeignKey(Round, models.PROTECT, related_name="attempts")
+    number = models.PositiveSmallIntegerField()
+    token = models.UUIDField(default=uuid.uuid4, unique=True)
+    lease_until = models.DateTimeField()
+    pid = models.PositiveIntegerField(null=True, blank=True)
+    worker = models.CharField(max_length=100, blank=True)
+    outcome = models.CharField(max_length=10, choices=Outcome, blank=True)
+    started_at = models.DateTimeField(auto_now_add=True)
+    ended_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        """Database rules."""
+
+        constraints = [
+            models.UniqueConstraint(fields=["round", "number"], name="attempt_number_once"),
+            models.UniqueConstraint(
+                fields=["round"], condition=Q(outcome=""), name="attempt_one_open_per_round"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        """Return round and number."""
+        return f"{self.round} attempt {self.number}"
+
+
+class RoundMetric(models.Model):
+    """One number of a round at an optimizer step."""
+
+    round = models.ForeignKey(Round, models.CASCADE, related_name="metrics")
+    step = models.PositiveIntegerField()
+    name = models.CharField(max_length=50)
+    value = models.FloatField()
+
+    class Meta:
+        """Database rules."""
+
+        constraints = [
+            models.UniqueConstraint(fields=["round", "step", "name"], name="round_metric_once"),
+        ]
+
+    def __str__(self) -> str:
+        """Return the number."""
+        return f"{self.round} step {self.step}: {self.name}={self.value}"
