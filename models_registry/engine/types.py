@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 #: One turn of a conversation: {"role": ..., "content": ...}.
 Message = Mapping[str, str]
+
+#: vLLM joins a model's name to a path in some configurations, so no other names are ever sent.
+SERVED_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +113,28 @@ class EngineAnswerTooLarge(EngineError):
     permanent = True
 
 
+def served_name(name: str) -> str:
+    """Return the name; raise ValueError when it cannot have come from the registry."""
+    if not SERVED_NAME.fullmatch(name):
+        raise ValueError(f"{name[:120]!r} is not a served name")
+    return name
+
+
+def adapter_path(path: str) -> str:
+    """Return the path; raise ValueError when it is relative.
+
+    vLLM takes a relative one for the name of a repository to download.
+    """
+    if not path.startswith("/") or "\0" in path:
+        raise ValueError(f"{path[:120]!r} is not an absolute path")
+    return path
+
+
 class Engine(Protocol):
-    """One vLLM: a base model and the adapters loaded beside it. Every method may raise EngineError."""
+    """One vLLM: a base model and the adapters loaded beside it. Every method may raise EngineError.
+
+    ValueError before anything is sent: a name or path that the registry cannot have made.
+    """
 
     def ready(self) -> bool:
         """Return whether the engine answers and is healthy; never raises."""

@@ -1,0 +1,98 @@
+"""How `manage.py up` starts vLLM. Only the standard library: this says what to run and runs nothing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+#: vLLM answers nothing longer; prompts and completions share it.
+MODEL_LENGTH = 2048
+#: Sequences that are sampled side by side.
+SEQUENCES = 32
+#: Adapters one batch may mix: the policy that samples and the one it is compared with.
+ADAPTERS_IN_BATCH = 2
+#: Adapters kept in memory; more are read again from disk when they are asked.
+ADAPTERS_IN_MEMORY = 8
+#: The only ranks that vLLM makes room for.
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+
+
+def launch(
+    *,
+    python: Path,
+    base: Path,
+    served_name: str,
+    socket: Path,
+    state: Path,
+    lora_rank: int,
+    cores: str,
+    cache_gib: int,
+    dtype: str = "float32",
+    gpu: bool = False,
+) -> tuple[list[str], dict[str, str]]:
+    """Return the command of one vLLM and what to add to its environment.
+
+    `python` is the interpreter of the environment with vLLM, `state` a folder that this engine may write
+    into, `cores` what `cores_available` returns, `cache_gib` the memory for keys and values. The last two
+    concern the CPU only.
+    """
+    command = [
+        # Not the `vllm` script: its first line holds a path that breaks when the environment moves.
+        *(str(python), "-m", "vllm.entrypoints.cli.main", "serve", str(base)),
+        *("--uds", str(socket)),
+        *("--served-model-name", served_name),
+        *("--dtype", dtype),
+        *("--max-model-len", str(MODEL_LENGTH)),
+        *("--max-num-seqs", str(SEQUENCES)),
+        "--enable-lora",
+        *("--max-loras", str(ADAPTERS_IN_BATCH)),
+        *("--max-cpu-loras", str(ADAPTERS_IN_MEMORY)),
+        *("--max-lora-rank", str(lora_rank_room(lora_rank))),
+        # The base's own generation_config.json would change what temperature 1 means.
+        *("--generation-config", "vllm"),
+        "--disable-uvicorn-access-log",
+        "--disable-fastapi-docs",
+    ]
+    environment = {
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+        # Nothing leaves the machine, and nothing inside it listens beyond it.
+        "VLLM_HOST_IP": "127.0.0.1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        # The home folder may be missing or read-only.
+        "HOME": str(state),
+        "HF_HOME": str(state / "huggingface"),
+        "XDG_CACHE_HOME": str(state / "cache"),
+        "XDG_CONFIG_HOME": str(state / "config"),
+        "VLLM_CACHE_ROOT": str(state / "vllm"),
+        "VLLM_CONFIG_ROOT": str(state / "config" / "vllm"),
+        "TORCHINDUCTOR_CACHE_DIR": str(state / "inductor"),
+        "TRITON_CACHE_DIR": str(state / "triton"),
+    }
+    if not gpu:
+        environment["VLLM_CPU_KVCACHE_SPACE"] = str(cache_gib)
+        environment["VLLM_CPU_OMP_THREADS_BIND"] = cores
+    return command, environment
+
+
+def lora_rank_room(rank: int) -> int:
+    """Return the smallest of vLLM's ranks that holds an adapter of this rank."""
+    for room in LORA_RANKS:
+        if rank <= room:
+            return room
+    raise ValueError(f"rank {rank} is above {LORA_RANKS[-1]}, the highest that vLLM serves")
+
+
+def cores_available() -> str:
+    """Return the cores this process may use, as vLLM takes them: "0-3" or "0,2,5"."""
+    cores = sorted(os.sched_getaffinity(0))
+    if cores == list(range(cores[0], cores[-1] + 1)):
+        return f"{cores[0]}-{cores[-1]}"
+    return ",".join(str(core) for core in cores)
+
+
+def gpu_present() -> bool:
+    """Return whether the machine has an NVIDIA GPU whose driver is loaded."""
+    return Path("/dev/nvidiactl").exists() and Path("/proc/driver/nvidia/version").exists()
