@@ -2,14 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime
+import random
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
 
+from django.conf import settings
 from django.contrib.auth.models import User
+from django.db import transaction
+from django.db.models import Exists, F, OuterRef
 
-from annotate.models import Assignment, Judgement
-from models_registry.models import RegisteredModel
+from annotate import prompts, queries, screening, tasks
+from annotate.models import (
+    DECIDED,
+    Assignment,
+    Completion,
+    Drop,
+    Judgement,
+    JudgingPolicy,
+    Pair,
+    Prompt,
+    QueueEntry,
+    Split,
+    Verdict,
+)
+from models_registry import queries as registry
+from models_registry.engine.types import Engine, Sampled, Sampling
+from models_registry.models import Alias, ModelVersion, RegisteredModel
+from pairloop.lib import jobs
 from pairloop.lib.errors import Refused
+
+#: Batches of one top-up; what is still missing then is left to the next one, seconds later.
+MOST_BATCHES = 8
+#: The left side is forced once it was used this much more, or less, often in a labeler's last ten.
+SIDE_SLACK = 4
 
 
 class QueueEmpty(Refused):
@@ -18,11 +48,272 @@ class QueueEmpty(Refused):
     code = "queue_empty"
 
 
+class VerdictUnknown(Refused):
+    """Choose one of the verdicts."""
+
+    code = "verdict_unknown"
+
+
+# --- Prompts -------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class ImportReport:
+    """What became of the lines of an import."""
+
+    created: int = 0
+    duplicates: int = 0
+    #: (line number from 1, reason as a sentence)
+    rejected: list[tuple[int, str]] = field(default_factory=list)
+
+
+@transaction.atomic
+def prompts_import(*, model: RegisteredModel, lines: Iterable[Any]) -> ImportReport:
+    """Store the good lines and report the bad ones by number; the hash decides each prompt's split."""
+    share = queries.policy_of(model).holdout_share
+    report = ImportReport()
+    known = set(Prompt.objects.filter(model=model).values_list("sha256", flat=True))
+    new: list[Prompt] = []
+    for number, raw in enumerate(lines, start=1):
+        try:
+            line = prompts.parse(raw)
+        except prompts.PromptRefused as refused:
+            report.rejected.append((number, str(refused)))
+            continue
+        sha256 = line.sha256
+        if sha256 in known:
+            report.duplicates += 1
+            continue
+        known.add(sha256)
+        split = Split.HOLDOUT if prompts.is_held_out(sha256, share=share) else Split.TRAIN
+        new.append(
+            Prompt(model=model, messages=line.messages, sha256=sha256, split=split, tags=line.tags)
+        )
+    # Somebody else may have imported the same prompt since we looked.
+    Prompt.objects.bulk_create(new, batch_size=1000, ignore_conflicts=True)
+    report.created = len(new)
+    return report
+
+
+# --- Sampling ------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class TopUp:
+    """What one top-up did."""
+
+    pairs: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    drops: Counter[str] = field(default_factory=Counter)
+
+
+def pairs_top_up(*, model: RegisteredModel, engine: Engine, chance: random.Random) -> TopUp:
+    """Sample pairs from the sampler version until the queue has its target. Raises EngineError.
+
+    Level-triggered: it looks at what is missing now, so it may run at any time and as often as one likes.
+    The engine is called outside of any transaction; each prompt's answers are stored as they arrive.
+    """
+    policy = queries.policy_of(model)
+    version = registry.version_of_alias(model=model, name=Alias.SAMPLER)
+    done = TopUp()
+    started = time.monotonic()
+    for _ in range(MOST_BATCHES):
+        batch = _next_batch(model=model, version=version, policy=policy)
+        if not batch:
+            break
+        for prompt, sampling, sampled in _sample(
+            engine=engine, version=version, policy=policy, batch=batch, chance=chance
+        ):
+            stored = sampled_store(
+                prompt=prompt, version=version, policy=policy, sampling=sampling, sampled=sampled, chance=chance
+            )  # fmt: skip
+            done.pairs += stored.pairs
+            done.tokens += stored.tokens
+            done.drops += stored.drops
+    done.seconds = time.monotonic() - started
+    return done
+
+
+def _next_batch(
+    *, model: RegisteredModel, version: ModelVersion, policy: JudgingPolicy
+) -> list[Prompt]:
+    """Choose the prompts to sample next: none when enough pairs wait, only one at the very beginning."""
+    missing = policy.queue_target - queries.queue_length(model)
+    if missing <= 0:
+        return []
+    requests = -(-missing // policy.pairs_per_prompt)
+    limit = min(settings.ENGINE_REQUESTS, requests)
+    # Nobody should wait for a whole batch to see that the thing works.
+    if not Completion.objects.filter(version=version).exists():
+        limit = 1
+    split = Split.HOLDOUT if queries.eval_pairs_are_due(model=model, policy=policy) else Split.TRAIN
+    if split == Split.HOLDOUT:
+        limit = 1
+    return queries.prompts_to_sample(
+        model=model, version=version, split=split, limit=limit
+    ) or queries.prompts_to_sample(model=model, version=version, split=Split.TRAIN, limit=limit)
+
+
+def _sample(
+    *,
+    engine: Engine,
+    version: ModelVersion,
+    policy: JudgingPolicy,
+    batch: Sequence[Prompt],
+    chance: random.Random,
+) -> Iterator[tuple[Prompt, Sampling, Sampled]]:
+    """Ask the engine for all prompts of a batch at once; yield the answers as they arrive."""
+    with ThreadPoolExecutor(max_workers=len(batch)) as pool:
+        asked = {}
+        for prompt in batch:
+            sampling = Sampling(
+                temperature=policy.temperature,
+                top_p=policy.top_p,
+                max_tokens=policy.max_tokens,
+                n=policy.samples,
+                seed=chance.randrange(2**31),
+            )
+            future = pool.submit(
+                engine.sample,
+                model=version.served_name,
+                messages=prompt.messages,
+                sampling=sampling,
+            )
+            asked[future] = prompt, sampling
+        for future in as_completed(asked):
+            yield *asked[future], future.result()
+
+
+@transaction.atomic
+def sampled_store(
+    *,
+    prompt: Prompt,
+    version: ModelVersion,
+    policy: JudgingPolicy,
+    sampling: Sampling,
+    sampled: Sampled,
+    chance: random.Random,
+) -> TopUp:
+    """Store one prompt's completions, queue the pairs worth judging and count what was left out."""
+    purpose = Pair.Purpose.TRAIN if prompt.split == Split.TRAIN else Pair.Purpose.EVAL
+    most = policy.pairs_per_prompt if purpose == Pair.Purpose.TRAIN else 1
+    screened = screening.screen(sampled.completions, most=most, chance=chance)
+    drawn = asdict(sampling)
+    seed = drawn.pop("seed")
+    completions = Completion.objects.bulk_create(
+        Completion(
+            prompt=prompt,
+            origin=Completion.Origin.ENGINE,
+            version=version,
+            # PostgreSQL cannot store NUL; the token ids stay exact.
+            text=completion.text.replace("\x00", "\N{REPLACEMENT CHARACTER}"),
+            prompt_ids=list(sampled.prompt_ids),
+            completion_ids=list(completion.token_ids),
+            finish_reason=completion.finish_reason,
+            sampling=drawn,
+            seed=seed,
+        )
+        for completion in sampled.completions
+    )
+    ids = [sorted((completions[one].pk, completions[other].pk)) for one, other in screened.pairs]
+    pairs = Pair.objects.bulk_create(
+        Pair(
+            prompt=prompt,
+            prompt_split=prompt.split,
+            first_id=first,
+            second_id=second,
+            purpose=purpose,
+        )
+        for first, second in ids
+    )
+    QueueEntry.objects.bulk_create(
+        QueueEntry(pair=pair, model_id=prompt.model_id, wanted=policy.overlap) for pair in pairs
+    )
+    for reason, count in screened.drops.items():
+        drop, _ = Drop.objects.get_or_create(version=version, reason=reason)
+        Drop.objects.filter(pk=drop.pk).update(count=F("count") + count)
+    tokens = sum(len(completion.token_ids) for completion in sampled.completions)
+    return TopUp(pairs=len(pairs), tokens=tokens, drops=screened.drops)
+
+
+# --- Judging -------------------------------------------------------------------------------------------
+
+
+@transaction.atomic
 def pair_assign(*, model: RegisteredModel, labeler: User, now: datetime) -> Assignment:
-    """Lease the next pair to a labeler, or return the lease they already hold. Raises QueueEmpty."""
-    raise NotImplementedError
+    """Lease the next pair to a labeler, or return the lease they already hold. Raises QueueEmpty.
+
+    Locks one queue entry; SKIP LOCKED lets everybody else pass by it.
+    """
+    User.objects.select_for_update(no_key=True).get(pk=labeler.pk)
+    held = queries.assignment_held(model=model, labeler=labeler, now=now)
+    if held:
+        return held
+    entry = _next_entry(model=model, labeler=labeler)
+    if entry is None:
+        leases_release(model=model, now=now)
+        entry = _next_entry(model=model, labeler=labeler)
+    if entry is None:
+        raise QueueEmpty
+    QueueEntry.objects.filter(pk=entry.pk).update(leased=F("leased") + 1)
+    lease = timedelta(minutes=queries.policy_of(model).lease_minutes)
+    assignment, _ = Assignment.objects.update_or_create(
+        pair_id=entry.pk,
+        labeler=labeler,
+        defaults={"expires_at": now + lease, "closed_at": None},
+        create_defaults={
+            "first_is_left": _first_goes_left(labeler),
+            "assigned_at": now,
+            "expires_at": now + lease,
+        },
+    )
+    return queries.assignment_of(labeler=labeler, uuid=assignment.uuid)
 
 
+def _next_entry(*, model: RegisteredModel, labeler: User) -> QueueEntry | None:
+    """Lock the first free entry whose pair this labeler has not judged."""
+    judged = Assignment.objects.filter(
+        Exists(Judgement.objects.filter(assignment=OuterRef("pk"))),
+        pair=OuterRef("pair"),
+        labeler=labeler,
+    )
+    return (
+        QueueEntry.objects.select_for_update(skip_locked=True, of=("self",))
+        .filter(~Exists(judged), model=model, wanted__gt=F("leased"))
+        .order_by("-priority", "pair")
+        .first()
+    )
+
+
+def _first_goes_left(labeler: User) -> bool:
+    """Toss a coin, unless the labeler's last ten are lopsided already."""
+    recent = queries.recent_sides(labeler)
+    lead = sum(1 if first_is_left else -1 for first_is_left in recent)
+    if abs(lead) >= SIDE_SLACK:
+        return lead < 0
+    return random.SystemRandom().random() < 0.5
+
+
+@transaction.atomic
+def leases_release(*, model: RegisteredModel, now: datetime) -> int:
+    """Give the pairs of expired leases back to the queue; return how many."""
+    expired = list(
+        Assignment.objects.select_for_update(skip_locked=True, of=("self",))
+        .filter(closed_at=None, expires_at__lte=now, pair__prompt__model=model)
+        .order_by("pair")
+    )
+    for assignment in expired:
+        QueueEntry.objects.filter(pk=assignment.pair_id, leased__gt=0).update(
+            leased=F("leased") - 1
+        )
+    Assignment.objects.filter(pk__in=[assignment.pk for assignment in expired]).update(
+        closed_at=now
+    )
+    return len(expired)
+
+
+@transaction.atomic
 def judgement_record(
     *,
     assignment: Assignment,
@@ -32,5 +323,40 @@ def judgement_record(
     note: str = "",
     active_ms: int = 0,
 ) -> Judgement:
-    """Record what a labeler said. Repeated for the same assignment, it returns the first judgement."""
-    raise NotImplementedError
+    """Record what a labeler said. Repeated for the same assignment, it returns the first judgement.
+
+    Never refused for being late: then it counts on top of the overlap. Locks the assignment.
+    """
+    if verdict not in Verdict.values:
+        raise VerdictUnknown
+    locked = Assignment.objects.select_for_update(of=("self",)).get(pk=assignment.pk)
+    first = Judgement.objects.filter(assignment=locked).order_by("revision").first()
+    if first:
+        return first
+    model = assignment.pair.prompt.model
+    judgement = Judgement.objects.create(
+        assignment=locked,
+        verdict=verdict,
+        winner=_winner(assignment, verdict),
+        reasons=list(reasons),
+        note=note,
+        active_ms=active_ms,
+        guidelines_version=queries.policy_of(model).guidelines_version,
+        is_late=now > locked.expires_at,
+        judged_at=now,
+    )
+    if locked.closed_at is None:
+        Assignment.objects.filter(pk=locked.pk).update(closed_at=now)
+        QueueEntry.objects.filter(pk=locked.pair_id).update(
+            leased=F("leased") - 1, wanted=F("wanted") - 1
+        )
+        QueueEntry.objects.filter(pk=locked.pair_id, wanted=0).delete()
+        jobs.defer_once(tasks.pairs_top_up)
+    return judgement
+
+
+def _winner(assignment: Assignment, verdict: str) -> Completion | None:
+    """Return the completion that a verdict prefers, by the sides as the labeler saw them."""
+    if verdict not in DECIDED:
+        return None
+    return assignment.left if verdict in {Verdict.LEFT, Verdict.LEFT_MUCH} else assignment.right

@@ -32,7 +32,9 @@ class JudgingPolicy(models.Model):
     temperature = models.FloatField(
         default=1.0, validators=[MinValueValidator(0.1), MaxValueValidator(2.0)]
     )
-    top_p = models.FloatField(default=0.95, validators=[MinValueValidator(0.1), MaxValueValidator(1.0)])
+    top_p = models.FloatField(
+        default=0.95, validators=[MinValueValidator(0.1), MaxValueValidator(1.0)]
+    )
     max_tokens = models.PositiveIntegerField(default=128)
     #: Completions sampled for a prompt in one request.
     samples = models.PositiveSmallIntegerField(default=4)
@@ -58,7 +60,9 @@ class JudgingPolicy(models.Model):
             models.CheckConstraint(
                 condition=Q(temperature__gt=0, temperature__lte=2), name="policy_temperature_bounds"
             ),
-            models.CheckConstraint(condition=Q(top_p__gt=0, top_p__lte=1), name="policy_top_p_bounds"),
+            models.CheckConstraint(
+                condition=Q(top_p__gt=0, top_p__lte=1), name="policy_top_p_bounds"
+            ),
             models.CheckConstraint(
                 condition=Q(samples__gte=2, samples__lte=8), name="policy_samples_bounds"
             ),
@@ -67,7 +71,8 @@ class JudgingPolicy(models.Model):
                 name="policy_pairs_per_prompt_bounds",
             ),
             models.CheckConstraint(
-                condition=Q(max_tokens__gte=1, max_tokens__lte=4096), name="policy_max_tokens_bounds"
+                condition=Q(max_tokens__gte=1, max_tokens__lte=4096),
+                name="policy_max_tokens_bounds",
             ),
             models.CheckConstraint(condition=Q(overlap__gte=1), name="policy_overlap_bounds"),
             models.CheckConstraint(

@@ -9,13 +9,22 @@ from uuid import UUID
 from django.contrib.auth.models import User
 from django.db.models import Count, F, OuterRef, Q, QuerySet, Subquery, Sum
 
-from annotate.models import Assignment, Drop, Judgement, JudgingPolicy, Prompt, QueueEntry, Split
+from annotate.models import (
+    Assignment,
+    Drop,
+    Judgement,
+    JudgingPolicy,
+    Pair,
+    Prompt,
+    QueueEntry,
+    Split,
+)
 from models_registry.models import ModelVersion, RegisteredModel
 
 
 def policy_of(model: RegisteredModel) -> JudgingPolicy:
-    """Return how pairs of this model are made and judged."""
-    return JudgingPolicy.objects.get(model=model)
+    """Return how pairs of this model are made and judged; the defaults until somebody sets them."""
+    return JudgingPolicy.objects.filter(model=model).first() or JudgingPolicy(model=model)
 
 
 def assignment_of(*, labeler: User, uuid: UUID) -> Assignment:
@@ -23,6 +32,35 @@ def assignment_of(*, labeler: User, uuid: UUID) -> Assignment:
     return Assignment.objects.select_related(
         "pair__prompt__model", "pair__first", "pair__second"
     ).get(uuid=uuid, labeler=labeler)
+
+
+def assignment_held(*, model: RegisteredModel, labeler: User, now: datetime) -> Assignment | None:
+    """Return the open lease that a labeler holds on a pair of this model."""
+    return (
+        Assignment.objects.select_related("pair__prompt__model", "pair__first", "pair__second")
+        .filter(labeler=labeler, closed_at=None, expires_at__gt=now, pair__prompt__model=model)
+        .order_by("assigned_at", "uuid")
+        .first()
+    )
+
+
+def recent_sides(labeler: User) -> list[bool]:
+    """Return whether the first completion was on the left in a labeler's last ten assignments."""
+    return list(
+        Assignment.objects.filter(labeler=labeler)
+        .order_by("-assigned_at", "uuid")
+        .values_list("first_is_left", flat=True)[:10]
+    )
+
+
+def eval_pairs_are_due(*, model: RegisteredModel, policy: JudgingPolicy) -> bool:
+    """Return whether held-out pairs are below their share of a model's pairs."""
+    purposes = Pair.objects.filter(prompt__model=model).aggregate(
+        evals=Count("pk", filter=Q(purpose=Pair.Purpose.EVAL)),
+        trains=Count("pk", filter=Q(purpose=Pair.Purpose.TRAIN)),
+    )
+    evals, trains = purposes["evals"], purposes["trains"]
+    return bool(evals + 1 <= policy.eval_share * (evals + trains))
 
 
 def queue_length(model: RegisteredModel) -> int:
@@ -53,9 +91,7 @@ class JudgingProgress:
     waiting: int
 
 
-def judging_progress(
-    *, model: RegisteredModel, labeler: User, since: datetime
-) -> JudgingProgress:
+def judging_progress(*, model: RegisteredModel, labeler: User, since: datetime) -> JudgingProgress:
     """Count a labeler's standing judgements, in all and since a moment, and the pairs that wait."""
     counts = (
         _judged(model)

@@ -53,7 +53,9 @@ class RegisteredModel(models.Model):
     context_length = models.PositiveIntegerField(default=0)
     lora_rank = models.PositiveSmallIntegerField(default=16)
     lora_alpha = models.PositiveSmallIntegerField(default=32)
-    lora_target_modules = ArrayField(models.CharField(max_length=50), default=default_target_modules)
+    lora_target_modules = ArrayField(
+        models.CharField(max_length=50), default=default_target_modules
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
@@ -132,7 +134,9 @@ class ModelVersion(models.Model):
 
     model = models.ForeignKey(RegisteredModel, models.PROTECT, related_name="versions")
     number = models.PositiveIntegerField()
-    parent = models.ForeignKey("self", models.PROTECT, null=True, blank=True, related_name="children")
+    parent = models.ForeignKey(
+        "self", models.PROTECT, null=True, blank=True, related_name="children"
+    )
     kind = models.CharField(max_length=10, choices=Kind)
     artifact_path = models.CharField(max_length=500)
     sha256 = models.CharField(max_length=64)
@@ -264,7 +268,9 @@ class Comparison(models.Model):
     #: Most prompts it may use.
     budget = models.PositiveIntegerField()
     state = models.CharField(max_length=10, choices=State, default=State.OPEN)
-    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, null=True, related_name="+")
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.PROTECT, null=True, related_name="+"
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
@@ -293,7 +299,9 @@ class Outcome(models.Model):
 
     comparison = models.ForeignKey(Comparison, models.PROTECT, related_name="outcomes")
     kind = models.CharField(max_length=10, choices=Kind)
-    winner = models.ForeignKey(ModelVersion, models.PROTECT, null=True, blank=True, related_name="+")
+    winner = models.ForeignKey(
+        ModelVersion, models.PROTECT, null=True, blank=True, related_name="+"
+    )
     #: The prompt's sha256: outcomes of one prompt are not independent.
     prompt_key = models.CharField(max_length=64)
     tags = ArrayField(models.CharField(max_length=50), default=list, blank=True)

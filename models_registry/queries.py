@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from django.conf import settings
@@ -22,6 +23,21 @@ def models_of(user: User) -> QuerySet[RegisteredModel]:
 def model_of(*, user: User, slug: str) -> RegisteredModel:
     """Return a model that the user may see; raises RegisteredModel.DoesNotExist for any other."""
     return models_of(user).get(slug=slug)
+
+
+def models_ready() -> list[RegisteredModel]:
+    """Return the models whose base is in the store."""
+    return list(RegisteredModel.objects.filter(state=RegisteredModel.State.READY).order_by("id"))
+
+
+def models_served(names: Sequence[str]) -> list[RegisteredModel]:
+    """Return the ready models whose sampler version is among an engine's served names."""
+    samplers = Alias.objects.select_related("version__model").filter(name=Alias.SAMPLER)
+    return [
+        alias.version.model
+        for alias in samplers.order_by("model_id")
+        if alias.version.served_name in names
+    ]
 
 
 def version_of_alias(*, model: RegisteredModel, name: str) -> ModelVersion:
@@ -87,7 +103,13 @@ TITLES = {
     "engine": "Start vLLM",
 }
 #: The supervisor's words -> a stage's.
-STATES = {"ready": "done", "done": "done", "failed": "failed", "stopped": "failed", "running": "running"}
+STATES = {
+    "ready": "done",
+    "done": "done",
+    "failed": "failed",
+    "stopped": "failed",
+    "running": "running",
+}
 
 
 def engine_progress() -> EngineProgress:

@@ -137,7 +137,11 @@ LOGIN_REDIRECT_URL = "home"
 LOGOUT_REDIRECT_URL = "login"
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
-    for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
+    for name in (
+        "UserAttributeSimilarityValidator",
+        "MinimumLengthValidator",
+        "CommonPasswordValidator",
+    )
 ]
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SECURE = HTTPS
@@ -170,7 +174,9 @@ REST_FRAMEWORK = {
 }
 # Plain HTTP on 127.0.0.1 is the default, so `check --deploy` only asks for TLS settings behind a proxy.
 SILENCED_SYSTEM_CHECKS = (
-    ["security.W021"] if HTTPS else ["security.W004", "security.W008", "security.W012", "security.W016"]
+    ["security.W021"]
+    if HTTPS
+    else ["security.W004", "security.W008", "security.W012", "security.W016"]
 )
 
 LOGGING = {

@@ -33,7 +33,9 @@ class RoundPolicy(models.Model):
     learning_rate = models.FloatField(default=2e-4)
     epochs = models.PositiveSmallIntegerField(default=3)
     #: "latest": the newest verified version samples; "champion": only what people proved better.
-    sampler = models.CharField(max_length=10, default="latest", choices=[("latest",) * 2, ("champion",) * 2])
+    sampler = models.CharField(
+        max_length=10, default="latest", choices=[("latest",) * 2, ("champion",) * 2]
+    )
     gate = models.JSONField(default=dict, blank=True)
     updated_at = models.DateTimeField(auto_now=True)
 
@@ -43,7 +45,8 @@ class RoundPolicy(models.Model):
         verbose_name_plural = "round policies"
         constraints = [
             models.CheckConstraint(
-                condition=Q(replay_share__gte=0, replay_share__lt=1), name="round_policy_replay_bounds"
+                condition=Q(replay_share__gte=0, replay_share__lt=1),
+                name="round_policy_replay_bounds",
             ),
             models.CheckConstraint(
                 condition=Q(beta__gt=0, learning_rate__gt=0, epochs__gte=1),
@@ -111,7 +114,9 @@ class SnapshotItem(models.Model):
         """Database rules."""
 
         constraints = [
-            models.CheckConstraint(condition=Q(prompt_split="train"), name="snapshot_item_is_train"),
+            models.CheckConstraint(
+                condition=Q(prompt_split="train"), name="snapshot_item_is_train"
+            ),
             models.UniqueConstraint(fields=["snapshot", "pair"], name="snapshot_item_once"),
             models.UniqueConstraint(
                 fields=["pair"],

@@ -44,4 +44,5 @@ def env_list(name: str, *, default: list[str]) -> list[str]:
 def env_path(name: str, *, default: Path) -> Path:
     """Return an absolute path; `~` is the home folder."""
     value = env_text(name)
-    return Path(value).expanduser().resolve() if value else default
+    # Not resolved: the python of a virtual environment is a link that must stay one.
+    return Path(value).expanduser().absolute() if value else default

@@ -26,6 +26,8 @@ def socket_folder(var: Path) -> Path:
     short = base / f"pairloop-{os.getuid()}-{name}"
     short.mkdir(mode=0o700, exist_ok=True)
     if short.is_symlink() or short.stat().st_uid != os.getuid():
-        raise PermissionError(f"{short} belongs to somebody else. Set PAIRLOOP_VAR to a shorter path.")
+        raise PermissionError(
+            f"{short} belongs to somebody else. Set PAIRLOOP_VAR to a shorter path."
+        )
     short.chmod(0o700)
     return short

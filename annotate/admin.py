@@ -1,0 +1,82 @@
+"""Django admin: the policy may be changed, everything else is written by actions."""
+
+from __future__ import annotations
+
+from django.contrib import admin
+
+from annotate.models import (
+    Assignment,
+    Completion,
+    Drop,
+    Judgement,
+    JudgingPolicy,
+    Pair,
+    Prompt,
+    QueueEntry,
+)
+from pairloop.lib.admin import ConfigAdmin, ReadOnlyAdmin
+
+
+@admin.register(JudgingPolicy)
+class JudgingPolicyAdmin(ConfigAdmin):
+    """How pairs are made and judged."""
+
+    list_display = ["model", "queue_target", "overlap", "temperature", "max_tokens"]
+    list_select_related = ["model"]
+
+
+@admin.register(Prompt)
+class PromptAdmin(ReadOnlyAdmin):
+    """Prompts."""
+
+    list_display = ["pk", "model", "split", "question", "tags"]
+    list_filter = ["model", "split"]
+    list_select_related = ["model"]
+
+
+@admin.register(Completion)
+class CompletionAdmin(ReadOnlyAdmin):
+    """Completions."""
+
+    list_display = ["pk", "prompt_id", "version", "finish_reason", "created_at"]
+    list_select_related = ["version__model"]
+
+
+@admin.register(Pair)
+class PairAdmin(ReadOnlyAdmin):
+    """Pairs."""
+
+    list_display = ["pk", "prompt_id", "purpose", "arm", "created_at"]
+    list_filter = ["purpose"]
+
+
+@admin.register(QueueEntry)
+class QueueEntryAdmin(ReadOnlyAdmin):
+    """Pairs that wait."""
+
+    list_display = ["pair_id", "model", "priority", "wanted", "leased"]
+    list_select_related = ["model"]
+
+
+@admin.register(Assignment)
+class AssignmentAdmin(ReadOnlyAdmin):
+    """Leases."""
+
+    list_display = ["uuid", "labeler", "assigned_at", "expires_at", "closed_at"]
+    list_select_related = ["labeler"]
+
+
+@admin.register(Judgement)
+class JudgementAdmin(ReadOnlyAdmin):
+    """What labelers said."""
+
+    list_display = ["assignment_id", "revision", "verdict", "is_late", "judged_at"]
+    list_filter = ["verdict"]
+
+
+@admin.register(Drop)
+class DropAdmin(ReadOnlyAdmin):
+    """Completions that were not queued."""
+
+    list_display = ["version", "reason", "count"]
+    list_select_related = ["version__model"]

@@ -1,0 +1,50 @@
+"""Jobs. Each body is a late import and one call; the schedule is level-triggered."""
+
+from __future__ import annotations
+
+import logging
+import random
+
+from django.utils import timezone
+from procrastinate.contrib.django import app
+
+from models_registry import queries as registry
+from models_registry import serving
+from models_registry.engine.types import EngineError
+
+logger = logging.getLogger(__name__)
+
+
+@app.periodic(cron="* * * * * */10")
+@app.task(queue="sample", lock="pairs-top-up", queueing_lock="pairs-top-up", pass_context=False)
+def pairs_top_up(timestamp: int | None = None) -> None:
+    """Top up the queue of every model that the engine serves, every ten seconds."""
+    from annotate import actions
+
+    with serving.engine() as engine:
+        if not engine.ready():
+            return
+        for model in registry.models_served(engine.models()):
+            try:
+                done = actions.pairs_top_up(
+                    model=model, engine=engine, chance=random.SystemRandom()
+                )
+            except EngineError as error:
+                # The next tick tries again; a labeler sees the waiting page meanwhile.
+                logger.warning("top-up of %s stopped: %s", model, error)
+                continue
+            if done.seconds and done.tokens:
+                logger.info(
+                    "top-up of %s: %d pairs, %d tokens, %.0f tokens/s, left out %s",
+                    model, done.pairs, done.tokens, done.tokens / done.seconds, dict(done.drops),
+                )  # fmt: skip
+
+
+@app.periodic(cron="* * * * *")
+@app.task(queue="default", queueing_lock="leases-release")
+def leases_release(timestamp: int | None = None) -> None:
+    """Give the pairs of expired leases back, every minute."""
+    from annotate import actions
+
+    for model in registry.models_ready():
+        actions.leases_release(model=model, now=timezone.now())

@@ -1,0 +1,85 @@
+"""Django admin: members may be changed, everything else is written by actions."""
+
+from __future__ import annotations
+
+from django.contrib import admin
+
+from models_registry.models import (
+    Alias,
+    AliasMove,
+    Comparison,
+    Membership,
+    ModelVersion,
+    Outcome,
+    RegisteredModel,
+    Serving,
+)
+from pairloop.lib.admin import ReadOnlyAdmin
+
+
+@admin.register(RegisteredModel)
+class RegisteredModelAdmin(ReadOnlyAdmin):
+    """Models."""
+
+    list_display = ["slug", "name", "state", "base_source", "lora_rank"]
+
+
+@admin.register(Membership)
+class MembershipAdmin(admin.ModelAdmin[Membership]):
+    """Who may judge which model."""
+
+    list_display = ["model", "user", "created_at"]
+    list_filter = ["model"]
+    list_select_related = ["model", "user"]
+
+
+@admin.register(ModelVersion)
+class ModelVersionAdmin(ReadOnlyAdmin):
+    """Versions."""
+
+    list_display = ["__str__", "kind", "state", "sha256", "created_at"]
+    list_select_related = ["model"]
+
+
+@admin.register(Alias)
+class AliasAdmin(ReadOnlyAdmin):
+    """Aliases."""
+
+    list_display = ["model", "name", "version"]
+    list_select_related = ["model", "version__model"]
+
+
+@admin.register(AliasMove)
+class AliasMoveAdmin(ReadOnlyAdmin):
+    """Who moved an alias."""
+
+    list_display = ["moved_at", "name", "from_version", "to_version", "moved_by", "reason"]
+    list_select_related = ["from_version__model", "to_version__model", "moved_by"]
+
+
+@admin.register(Serving)
+class ServingAdmin(ReadOnlyAdmin):
+    """What engines serve."""
+
+    list_display = ["version", "engine", "loaded_at"]
+    list_select_related = ["version__model"]
+
+
+@admin.register(Comparison)
+class ComparisonAdmin(ReadOnlyAdmin):
+    """Comparisons."""
+
+    list_display = ["__str__", "state", "budget", "created_at"]
+    list_select_related = ["candidate__model", "incumbent__model"]
+
+
+@admin.register(Outcome)
+class OutcomeAdmin(ReadOnlyAdmin):
+    """Outcomes of comparisons."""
+
+    list_display = ["comparison", "kind", "winner", "recorded_at", "withdrawn_at"]
+    list_select_related = [
+        "comparison__candidate__model",
+        "comparison__incumbent__model",
+        "winner__model",
+    ]

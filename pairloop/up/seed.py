@@ -1,0 +1,57 @@
+"""What a new installation starts with: the demo model, its prompts, an admin and a labeler."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from pathlib import Path
+
+from django.conf import settings
+from django.contrib.auth.models import Group, User
+from django.db import connection, transaction
+
+from annotate import actions as annotate
+from annotate.models import Prompt
+from models_registry import actions as registry
+from models_registry.bases import DEMO
+from models_registry.models import RegisteredModel
+
+LABELERS = "labelers"
+STARTER_PROMPTS = Path("annotate") / "data" / "starter_prompts.jsonl"
+#: Any number will do, as long as nothing else in this database locks it.
+SEED_LOCK = 7_205_901
+RESET = "Forgot one? .venv/bin/python manage.py changepassword admin (or labeler)"
+
+
+@transaction.atomic
+def seed() -> list[str]:
+    """Create what is missing; return the lines to print, with new passwords in them this once."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [SEED_LOCK])
+    labelers, _ = Group.objects.get_or_create(name=LABELERS)
+    lines = []
+    if not User.objects.exists():
+        for name, is_admin in (("admin", True), ("labeler", False)):
+            password = secrets.token_urlsafe(9)
+            user = User.objects.create_user(
+                username=name, password=password, is_staff=is_admin, is_superuser=is_admin
+            )
+            if not is_admin:
+                user.groups.add(labelers)
+            lines.append(f"Log in as {name:8} with password {password}  (shown only now)")
+    lines.append(RESET)
+    if not RegisteredModel.objects.exists():
+        model = registry.model_prepare(slug=DEMO, name="SmolLM2-135M-Instruct", source=DEMO)
+        for user in User.objects.filter(groups=labelers):
+            registry.member_add(model=model, user=user)
+    demo = RegisteredModel.objects.filter(slug=DEMO).first()
+    if demo and not Prompt.objects.filter(model=demo).exists():
+        report = annotate.prompts_import(model=demo, lines=starter_prompts())
+        lines.append(f"{report.created} starter prompts for {demo.name}")
+    return lines
+
+
+def starter_prompts() -> list[dict[str, object]]:
+    """Return the prompts written for the demo, tasks of one sentence that a small model can do."""
+    text = (Path(settings.BASE_DIR) / STARTER_PROMPTS).read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]

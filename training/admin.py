@@ -1,0 +1,55 @@
+"""Django admin: the policy may be changed, everything else is written by actions."""
+
+from __future__ import annotations
+
+from django.contrib import admin
+
+from pairloop.lib.admin import ConfigAdmin, ReadOnlyAdmin
+from training.models import Round, RoundAttempt, RoundMetric, RoundPolicy, Snapshot, SnapshotItem
+
+
+@admin.register(RoundPolicy)
+class RoundPolicyAdmin(ConfigAdmin):
+    """When and how rounds run."""
+
+    list_display = ["model", "preset", "trigger_triples", "reference"]
+    list_select_related = ["model"]
+
+
+@admin.register(Snapshot)
+class SnapshotAdmin(ReadOnlyAdmin):
+    """Frozen triples."""
+
+    list_display = ["pk", "model", "count", "sha256", "created_at"]
+    list_select_related = ["model"]
+
+
+@admin.register(SnapshotItem)
+class SnapshotItemAdmin(ReadOnlyAdmin):
+    """Single frozen triples."""
+
+    list_display = ["snapshot_id", "pair_id", "target", "role", "is_consumed"]
+
+
+@admin.register(Round)
+class RoundAdmin(ReadOnlyAdmin):
+    """Rounds."""
+
+    list_display = ["__str__", "state", "parent", "version", "created_at"]
+    list_select_related = ["model", "parent__model", "version__model"]
+
+
+@admin.register(RoundAttempt)
+class RoundAttemptAdmin(ReadOnlyAdmin):
+    """Tries at rounds."""
+
+    list_display = ["__str__", "outcome", "lease_until", "started_at", "ended_at"]
+    list_select_related = ["round__model"]
+
+
+@admin.register(RoundMetric)
+class RoundMetricAdmin(ReadOnlyAdmin):
+    """Numbers of rounds."""
+
+    list_display = ["round", "step", "name", "value"]
+    list_select_related = ["round__model"]
