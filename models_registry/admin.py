@@ -14,7 +14,7 @@ from models_registry.models import (
     RegisteredModel,
     Serving,
 )
-from pairloop.lib.admin import ReadOnlyAdmin
+from pairloop.lib.admin import EditableAdmin, ReadOnlyAdmin
 
 
 @admin.register(RegisteredModel)
@@ -25,7 +25,7 @@ class RegisteredModelAdmin(ReadOnlyAdmin):
 
 
 @admin.register(Membership)
-class MembershipAdmin(admin.ModelAdmin[Membership]):
+class MembershipAdmin(EditableAdmin):
     """Who may judge which model."""
 
     list_display = ["model", "user", "created_at"]

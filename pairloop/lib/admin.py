@@ -39,3 +39,7 @@ class ConfigAdmin(_Base):
     def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         """A model without its settings would fall back to the defaults unnoticed."""
         return False
+
+
+class EditableAdmin(_Base):
+    """Let the admin add, change and delete rows."""
