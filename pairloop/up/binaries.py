@@ -41,7 +41,9 @@ def find() -> Path:
     if chosen := env_text("PAIRLOOP_PG_BIN"):
         folder = Path(chosen).expanduser()
         if not (folder / "initdb").is_file():
-            raise PostgresMissing(f"PAIRLOOP_PG_BIN={folder} holds no initdb. Name PostgreSQL's bin folder.")
+            raise PostgresMissing(
+                f"PAIRLOOP_PG_BIN={folder} holds no initdb. Name PostgreSQL's bin folder."
+            )
         return folder
     if wheel := _wheel():
         return wheel / "pginstall" / "bin"

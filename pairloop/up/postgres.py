@@ -206,7 +206,10 @@ def cluster_lock(cluster: Cluster, *, wait_s: float = 0.0) -> int:
             f"A PostgreSQL that Pairloop did not start runs at {cluster.socket}. Stop it first."
         )
     # PostgreSQL takes a pid that another program got meanwhile for a server that still runs.
-    for stale in (cluster.data / "postmaster.pid", cluster.socket.with_name(f"{cluster.socket.name}.lock")):
+    for stale in (
+        cluster.data / "postmaster.pid",
+        cluster.socket.with_name(f"{cluster.socket.name}.lock"),
+    ):
         stale.unlink(missing_ok=True)
     return lock
 
@@ -245,7 +248,9 @@ def cluster_provision(cluster: Cluster, *, createdb: bool = False) -> None:
                 name, sql.SQL("CREATEDB" if createdb else "NOCREATEDB"), sql.Literal(password)
             )
         )
-        if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [NAME]).fetchone():
+        if not connection.execute(
+            "SELECT 1 FROM pg_database WHERE datname = %s", [NAME]
+        ).fetchone():
             connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(name, name))
 
 
@@ -283,13 +288,17 @@ def _name_kept(path: Path) -> str:
         files.write_atomic(path, secrets.token_hex(6))
     name = path.read_text(encoding="ascii").strip()
     if not name.isalnum():
-        raise ImproperlyConfigured(f"{path} must hold one word. Delete it to begin with an empty database.")
+        raise ImproperlyConfigured(
+            f"{path} must hold one word. Delete it to begin with an empty database."
+        )
     return name
 
 
 def _folders_make(cluster: Cluster) -> None:
     if len(os.fsencode(cluster.socket)) > LONGEST_SOCKET:
-        raise ClusterUnusable(f"{cluster.socket} is too long for a socket. Set PAIRLOOP_VAR to a shorter path.")
+        raise ClusterUnusable(
+            f"{cluster.socket} is too long for a socket. Set PAIRLOOP_VAR to a shorter path."
+        )
     account = cluster.account
     if not account:
         files.private_folder(cluster.folder)

@@ -105,6 +105,7 @@ class Part:
     #: Epoch seconds.
     started: float = 0.0
     was_ready: bool = False
+    then_done: bool = False
     fast_crashes: int = 0
     delay_s: float = 0.0
     next_start: float = 0.0
@@ -180,6 +181,8 @@ class Supervisor:
         self._say = say
         self._pace = pace or Pace()
         self._signals = 0
+        #: From this many signals on, nothing is waited for.
+        self._impatient_at = 2
         self._begun = time.time()
         self._timings = files.read_json(var / "timings.json")
         self._parts = {spec.name: self._part(spec) for spec in specs}
@@ -195,10 +198,11 @@ class Supervisor:
                 self._tick()
                 time.sleep(self._pace.tick_s)
             self._say("Stopping. Press Ctrl-C again to kill everything at once.")
-            return 0
         except Refused as refused:
             self._say(str(refused))
             return 1
+        else:
+            return 0
         finally:
             self._stop()
             for number, handler in before.items():
@@ -212,14 +216,16 @@ class Supervisor:
             if self._signals:
                 return
             if part.process:
-                self._watch(part)
+                self._watch(part, part.process)
             elif part.state == "waiting" and time.time() >= part.next_start:
                 self._consider(part)
 
     def _consider(self, part: Part) -> None:
         needs = [self._parts[name] for name in part.spec.needs]
         if failed := [need.spec.name for need in needs if need.state == "failed"]:
-            self._change(part, "failed", f"It needs {' and '.join(failed)}, which failed.")
+            why = f"It needs {' and '.join(failed)}, which failed."
+            self._change(part, "failed", why)
+            self._say(f"{part.spec.name} is not started. {why}")
             return
         if not all(need.is_up for need in needs):
             return
@@ -246,9 +252,8 @@ class Supervisor:
         if part.expected_s and part.expected_s > 5:
             self._say(f"{spec.name} started; this takes about {part.expected_s:.0f} s")
 
-    def _watch(self, part: Part) -> None:
-        assert part.process
-        code = part.process.poll()
+    def _watch(self, part: Part, process: subprocess.Popen[bytes]) -> None:
+        code = process.poll()
         if code is not None:
             self._ended(part, code)
         elif not part.was_ready and time.time() >= part.next_check:
@@ -275,7 +280,8 @@ class Supervisor:
 
     def _then(self, part: Part) -> None:
         # Once only: a restarted PostgreSQL is neither migrated nor seeded again.
-        if part.spec.then and part.fast_crashes == 0 and part.delay_s == 0:
+        if part.spec.then and not part.then_done:
+            part.then_done = True
             part.spec.then()
 
     # --- What ends -------------------------------------------------------------------------------------
@@ -294,19 +300,24 @@ class Supervisor:
         fast = not part.was_ready or time.time() - part.started < self._pace.fast_s
         part.fast_crashes = part.fast_crashes + 1 if fast else 0
         if part.fast_crashes >= FAST_CRASHES:
-            self._give_up(part, f"{part.spec.name} ended {FAST_CRASHES} times in a row, last with {how}")
+            self._give_up(
+                part, f"{part.spec.name} ended {FAST_CRASHES} times in a row, last with {how}"
+            )
             return
-        part.delay_s = min(part.delay_s * 2, LONGEST_DELAY_S) if fast and part.delay_s else self._pace.delay_s
+        part.delay_s = (
+            min(part.delay_s * 2, LONGEST_DELAY_S) if fast and part.delay_s else self._pace.delay_s
+        )
         part.next_start = time.time() + part.delay_s
         self._change(part, "waiting", f"Ended with {how}; starts again in {part.delay_s:.0f} s.")
         self._say(f"{part.spec.name} ended with {how}; it starts again in {part.delay_s:.0f} s")
 
     def _bury(self, part: Part) -> None:
         """Kill what a part that ended left in its process group."""
-        assert part.process
-        processes.group_signal(part.process.pid, signal.SIGKILL)
-        self._guard.forget(part.process.pid)
-        part.process = None
+        if part.process:
+            processes.group_signal(part.process.pid, signal.SIGKILL)
+            part.process.wait()
+            self._guard.forget(part.process.pid)
+            part.process = None
 
     def _give_up(self, part: Part, why: str) -> None:
         tail = "".join(f"\n    {line}" for line in part.log_tail)
@@ -318,8 +329,11 @@ class Supervisor:
     # --- The end ---------------------------------------------------------------------------------------
 
     def _stop(self) -> None:
+        self._impatient_at = 2 if self._signals else 1
         for last in (False, True):
-            self._stop_together([part for part in self._parts.values() if part.spec.stops_last is last])
+            self._stop_together(
+                [part for part in self._parts.values() if part.spec.stops_last is last]
+            )
         for part in self._parts.values():
             if part.state not in {"failed", "done"}:
                 self._change(part, "stopped", "Pairloop is not running.")
@@ -340,9 +354,8 @@ class Supervisor:
 
     def _wait(self, parts: list[Part], *, seconds: float) -> None:
         deadline = time.monotonic() + seconds
-        patience = self._signals + 1 if self._signals else 2
         while any(part.process and part.process.poll() is None for part in parts):
-            if time.monotonic() > deadline or self._signals >= patience:
+            if time.monotonic() > deadline or self._signals >= self._impatient_at:
                 return
             time.sleep(0.02)
 
