@@ -293,7 +293,7 @@ def _engine_given() -> str:
 
 def _base_given() -> str:
     try:
-        model = apps.get_model("models_registry", "RegisteredModel")
+        model = apps.get_app_config("models_registry").get_model("RegisteredModel")
     except LookupError:
         return ""
     try:

@@ -214,14 +214,14 @@ def cluster_lock(cluster: Cluster, *, wait_s: float = 0.0) -> int:
     return lock
 
 
-def cluster_prepare(cluster: Cluster) -> None:
+def cluster_prepare(cluster: Cluster, *, durable: bool = True) -> None:
     """Make the data folder, unless it is there; the caller holds the cluster's lock.
 
     Raises ClusterUnusable when its version is not that of the programs.
     """
     major = binaries.version(cluster.binaries).partition(".")[0]
     if not cluster.data.exists():
-        _initdb(cluster, major=int(major))
+        _initdb(cluster, major=int(major), durable=durable)
     try:
         made_by = (cluster.data / "PG_VERSION").read_text(encoding="ascii").strip()
     except FileNotFoundError:
@@ -258,11 +258,12 @@ def cluster_provision(cluster: Cluster, *, createdb: bool = False) -> None:
 def running(cluster: Cluster, *, createdb: bool = False, durable: bool = True) -> Iterator[None]:
     """Run a cluster for the length of a block. Call it from the main thread.
 
+    Not durable is faster, and loses data only when the machine crashes.
     Raises ClusterBusy, ClusterUnusable or ClusterNotStarted.
     """
     lock = cluster_lock(cluster)
     try:
-        cluster_prepare(cluster)
+        cluster_prepare(cluster, durable=durable)
         log = files.private_folder(cluster.var / "log") / "postgres.log"
         processes.log_rotate(log)
         server = processes.spawn(
@@ -327,7 +328,7 @@ def _somebody_listens(path: Path) -> bool:
     return True
 
 
-def _initdb(cluster: Cluster, *, major: int) -> None:
+def _initdb(cluster: Cluster, *, major: int, durable: bool) -> None:
     draft = cluster.folder / "data.new"
     password = cluster.folder / "password"
     # What an interrupted initdb left; the finished folder appears by rename only.
@@ -342,6 +343,8 @@ def _initdb(cluster: Cluster, *, major: int) -> None:
     if major >= 17:
         # Sorting then depends on PostgreSQL's version only, not on the machine's C library.
         command += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+    if not durable:
+        command.append("--no-sync")
     try:
         done = _run(command, cluster)
     finally:
