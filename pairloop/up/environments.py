@@ -52,7 +52,11 @@ class Plan:
 PLANS = {
     "web": Plan("web", ".venv", "Django, PostgreSQL", "about 0.2 GB on disk, under a minute", 0.5),
     "check": Plan(
-        "check", ".venv", "Django, PostgreSQL, test tools", "about 0.6 GB on disk, about a minute", 1
+        "check",
+        ".venv",
+        "Django, PostgreSQL, test tools",
+        "about 0.6 GB on disk, about a minute",
+        1,
     ),
     "ml-cpu": Plan(
         "ml-cpu", ".venv-ml", "vLLM, torch, transformers", "about 3 GB on disk, 2 to 5 minutes", 5
@@ -81,18 +85,24 @@ def main(arguments: list[str], *, root: Path = ROOT) -> int:
     return 0
 
 
-def set_up(names: list[str], *, root: Path = ROOT, free: Callable[[Path], int] | None = None) -> None:
+def set_up(
+    names: list[str], *, root: Path = ROOT, free: Callable[[Path], int] | None = None
+) -> None:
     """Bring the named environments up to date. Raises Trouble."""
     check_python(sys.version_info[:2])
     for plan in plans_of(names, gpu="ml" in names and has_gpu()):
         if is_ready(plan, root=root):
             _say(f"{plan.folder} is ready.")
             continue
-        check_platform(plan, python=sys.version_info[:2], system=platform.system(), libc=platform.libc_ver())
+        check_platform(
+            plan, python=sys.version_info[:2], system=platform.system(), libc=platform.libc_ver()
+        )
         try:
             with _locked(root) as lock_fd:
                 # Somebody else may have done it while we waited.
-                if not is_ready(plan, root=root):
+                if is_ready(plan, root=root):
+                    _say(f"{plan.folder} is ready.")
+                else:
                     _Setup(plan, root, lock_fd).run(free or _free)
         except OSError as error:
             raise Trouble(
@@ -114,8 +124,9 @@ def is_ready(plan: Plan, *, root: Path = ROOT) -> bool:
     folder = root / plan.folder
     if not (folder / "bin" / "python").exists():
         return False
-    enough = [plan, PLANS["check"]] if plan.lock == "web" else [plan]
-    return _stamp_read(folder) in [_stamp(each, root=root) for each in enough]
+    stamp = _stamp_read(folder)
+    enough = {plan.lock, "check"} if plan.lock == "web" else {plan.lock}
+    return stamp["lock"] in enough and stamp == _stamp(PLANS[stamp["lock"]], root=root)
 
 
 def has_gpu() -> bool:
@@ -141,16 +152,22 @@ def check_python(version: tuple[int, int]) -> None:
             "install one and name it, as in `make run PYTHON=python3.11`."
         )
     if not all(importlib.util.find_spec(name) for name in ("venv", "ensurepip")):
-        raise Trouble("Python's venv module is missing: install it with `apt-get install python3-venv`.")
+        raise Trouble(
+            "Python's venv module is missing: install it with `apt-get install python3-venv`."
+        )
 
 
-def check_platform(plan: Plan, *, python: tuple[int, int], system: str, libc: tuple[str, str]) -> None:
+def check_platform(
+    plan: Plan, *, python: tuple[int, int], system: str, libc: tuple[str, str]
+) -> None:
     """Raise Trouble when the lock has no packages for this machine."""
     name, version = libc
     if system != "Linux" or name != "glibc" or _numbers(version) < (2, 28):
         raise Trouble(
             f"Pairloop's packages need Linux with glibc 2.28 or newer, this is {system} with "
-            f"{name or 'another C library'} {version}: use Debian, Ubuntu or a container of them.".replace("  ", " ")
+            f"{name or 'another C library'} {version}: use Debian, Ubuntu or a container of them.".replace(
+                "  ", " "
+            )
         )
     if plan.lock == "ml-cpu" and platform.machine() != "x86_64":
         raise Trouble(
@@ -194,7 +211,9 @@ def torch_for_cpu(lock: str) -> str:
 
 def pinned(lock: str) -> dict[str, str]:
     """Return the lock's packages and versions."""
-    return dict(re.findall(r"^([A-Za-z0-9][\w.-]*)(?:\[[^\]]*\])?==([^\s\\;]+)", lock, re.MULTILINE))
+    return dict(
+        re.findall(r"^([A-Za-z0-9][\w.-]*)(?:\[[^\]]*\])?==([^\s\\;]+)", lock, re.MULTILINE)
+    )
 
 
 def sentence_for(output: str, *, lock: str, log: str) -> str:
@@ -215,7 +234,9 @@ def sentence_for(output: str, *, lock: str, log: str) -> str:
     )
     missing = re.search(r"No matching distribution found for (\S+)", output)
     # Not even the first package was found: it is the index, not the package.
-    if unreachable or (missing and output.count("\nCollecting ") + output.startswith("Collecting ") <= 1):
+    if unreachable or (
+        missing and output.count("\nCollecting ") + output.startswith("Collecting ") <= 1
+    ):
         return (
             "could not reach a package index: check the network or pip's configuration, then run the "
             "same command again; what is already there is kept."
@@ -244,10 +265,9 @@ class _Setup:
     def run(self, free: Callable[[Path], int]) -> None:
         began = time.monotonic()
         check_disk(self.plan, root=self.root, free=free)
-        self.total = len(pinned(self.text))
+        count = len(pinned(self.text))
         _say(
-            f"Setting up {self.plan.folder} ({self.plan.what}): "
-            f"{self.total} packages, {self.plan.cost}."
+            f"Setting up {self.plan.folder} ({self.plan.what}): {count} packages, {self.plan.cost}."
         )
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self.log.write_bytes(b"")
@@ -297,14 +317,19 @@ class _Setup:
         """Make the environment, or keep the one that is there when it still works."""
         begun = _stamp(None, root=self.root, folder=self.folder)
         found = _stamp_read(self.folder)
-        if (found["folder"], found["python"]) == (begun["folder"], begun["python"]) and self._has_pip():
+        if (found["folder"], found["python"]) == (
+            begun["folder"],
+            begun["python"],
+        ) and self._has_pip():
             self._forget_halves()
         else:
             with _stage("Python and pip"):
                 shutil.rmtree(self.folder, ignore_errors=True)
                 command = [sys.executable, "-m", "venv", str(self.folder)]
                 with self.log.open("ab") as log:
-                    made = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=False)
+                    made = subprocess.run(
+                        command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=False
+                    )
                 if made.returncode:
                     raise Trouble(f"could not make {self.plan.folder}: see {self._log_name}.")
         # From here on a stamp of an earlier lock would lie.
@@ -312,7 +337,9 @@ class _Setup:
 
     def _has_pip(self) -> bool:
         try:
-            asked = subprocess.run([self.python, "-Im", "pip", "--version"], capture_output=True, check=False)
+            asked = subprocess.run(
+                [self.python, "-Im", "pip", "--version"], capture_output=True, check=False
+            )
         except OSError:
             return False
         return asked.returncode == 0
@@ -365,25 +392,27 @@ class _Setup:
                 cwd=self.root, pass_fds=[self.lock_fd],
             )  # fmt: skip
             try:
-                code = self._watch(process, start)
+                code = self._watch(process, start, total=len(pinned(requirements.read_text())))
             finally:
                 _end(process)
         return code, self._printed(start)
 
-    def _watch(self, process: subprocess.Popen[bytes], start: int) -> int:
+    def _watch(self, process: subprocess.Popen[bytes], start: int, *, total: int) -> int:
         """Wait for pip and tell every few seconds how far it is."""
         while True:
             try:
                 return process.wait(timeout=PROGRESS_EVERY)
             except subprocess.TimeoutExpired:
-                _say(f"  {self._progress(self._printed(start))}")
+                _say(f"  {self._progress(self._printed(start), total=total)}")
 
-    def _progress(self, output: str) -> str:
+    def _progress(self, output: str, *, total: int) -> str:
         if "\nInstalling collected packages" in output:
             done = sum(1 for _ in self.site_packages.glob("*.dist-info/INSTALLER"))
-            return f"installing {min(done, self.total)} of {self.total}"
-        fetched = len(re.findall(r"^(?:Collecting|Requirement already satisfied:) ", output, re.MULTILINE))
-        return f"fetching {fetched} of {self.total}"
+            return f"installing {min(done, total)} of {total}" if total > 1 else "unpacking torch"
+        fetched = len(
+            re.findall(r"^(?:Collecting|Requirement already satisfied:) ", output, re.MULTILINE)
+        )
+        return f"fetching {fetched} of {total}"
 
     def _printed(self, start: int) -> str:
         return self.log.read_bytes()[start:].decode(errors="replace")
