@@ -1,0 +1,35 @@
+# Pairloop's two commands are `make run` and `make test`; docs/decisions.md says what each target costs.
+PYTHON ?= python3
+
+.PHONY: help run test check lock clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo 'make run    set up what is missing, then serve http://127.0.0.1:8000 until Ctrl-C'
+	@echo 'make test   set up what is missing, then pass every test, a real training round included'
+	@echo 'make check  static checks and unit tests, about two minutes'
+	@echo 'make lock   write requirements/*.txt anew from pyproject.toml'
+	@echo 'make clean  delete environments and caches; keeps var/, so no data is lost'
+	@echo 'Another Python: make run PYTHON=python3.11'
+
+run:
+	@$(PYTHON) -m pairloop.up.environments web
+	@exec .venv/bin/python manage.py up
+
+test:
+	@$(PYTHON) -m pairloop.up.environments check ml
+	@exec .venv/bin/python -m tests.run all
+
+check:
+	@$(PYTHON) -m pairloop.up.environments check
+	@exec .venv/bin/python -m tests.run check
+
+lock:
+	@$(PYTHON) -m pairloop.up.environments check
+	@exec .venv/bin/python requirements/lock.py
+
+clean:
+	@echo 'Deleting .venv, .venv-ml, .venv-bench and caches. var/ (database, versions, secrets) stays.'
+	@rm -rf .venv .venv-ml .venv-bench .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+	  .import_linter_cache .coverage .coverage.* htmlcov
+	@find . -path ./var -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +

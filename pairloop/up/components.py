@@ -1,0 +1,316 @@
+"""What `manage.py up` runs: database, web, the model's environment and base, engine, worker."""
+
+from __future__ import annotations
+
+import http.client
+import importlib
+import os
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from django.apps import apps
+from django.conf import settings
+from django.core.management import call_command
+from django.core.management.base import CommandError
+from django.db import DatabaseError, close_old_connections, connection, connections
+
+from pairloop.lib.errors import Refused
+from pairloop.up import postgres, processes
+from pairloop.up.guard import Guard
+from pairloop.up.supervisor import Spec, StateFolderUnusable, Supervisor, folder_held
+
+LEAST_FREE = 1 << 30
+#: The guard of a killed supervisor stops PostgreSQL; its last processes end a moment later.
+CLUSTER_WAIT_S = 10.0
+
+Say = Callable[[str], None]
+
+
+class AddressUnusable(Refused):
+    """Pairloop cannot listen on the address of PAIRLOOP_BIND."""
+
+    code = "address_unusable"
+
+
+class DatabaseUnusable(Refused):
+    """The database cannot be used."""
+
+    code = "database_unusable"
+
+
+def up(*, say: Say) -> int:
+    """Run everything until Ctrl-C and return the exit code; raises Refused when it cannot begin."""
+    with folder_held(settings.VAR, say=say) as guard_lock:
+        disk_check(settings.VAR)
+        address_check(settings.BIND)
+        lock = _cluster_ready() if not settings.DATABASE_URL else None
+        guard = Guard(lock=guard_lock)
+        try:
+            return Supervisor(
+                specs(say=say, cluster_lock=lock),
+                var=settings.VAR,
+                status_file=settings.STATUS_FILE,
+                guard=guard,
+                say=say,
+            ).run()
+        finally:
+            guard.close()
+            if lock is not None:
+                os.close(lock)
+
+
+def specs(*, say: Say, cluster_lock: int | None) -> list[Spec]:
+    """Return every part in the order in which pages show them; no lock means somebody else's database."""
+    cluster = postgres.Cluster.of(settings.VAR)
+    ours = cluster_lock is not None
+    return [
+        Spec(
+            name="postgres",
+            launch=lambda: cluster.launch(lock=cluster_lock or -1),
+            ready=lambda _started: cluster.answers(),
+            skip=lambda: "" if ours else _database_given(),
+            then=lambda: _prepare(cluster if ours else None, say=say),
+            essential=True,
+            stop_signal=signal.SIGINT,
+            insist_signal=signal.SIGQUIT,
+            stops_last=True,
+        ),
+        Spec(
+            name="web",
+            launch=_web,
+            needs=("postgres",),
+            ready=lambda _started: _web_answers(settings.BIND),
+            essential=True,
+            note=f"http://{settings.BIND}",
+        ),
+        Spec(
+            name="environment",
+            launch=_environment,
+            needs=("web",),
+            skip=_engine_given,
+            expected_s=150,
+        ),
+        Spec(
+            name="base",
+            launch=lambda: _manage("register_base", settings.MODEL),
+            needs=("environment",),
+            skip=_base_given,
+            expected_s=45,
+        ),
+        Spec(
+            name="engine",
+            launch=_engine,
+            needs=("base",),
+            ready=lambda _started: _engine_answers(),
+            skip=_engine_given,
+            expected_s=75,
+        ),
+        Spec(
+            name="worker",
+            launch=lambda: _manage(
+                *("procrastinate", "worker", "--queues", "default,sample", "--concurrency", "4"),
+                *("--shutdown-graceful-timeout", "8"),
+            ),
+            needs=("web",),
+            ready=_worker_beats,
+            essential=True,
+        ),
+    ]
+
+
+def disk_check(folder: Path) -> None:
+    """Refuse to begin on a disk that is nearly full; PostgreSQL would stop in the middle of work."""
+    free = shutil.disk_usage(folder).free
+    if free < LEAST_FREE:
+        raise StateFolderUnusable(
+            f"Only {free / 1e9:.1f} GB are free on the disk of {folder}, and Pairloop needs 1 GB to start."
+            " Make room, or set PAIRLOOP_VAR to a folder on another disk."
+        )
+
+
+def address_check(bind: str) -> None:
+    """Refuse an address that cannot be listened on."""
+    host, port = address_of(bind)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        # As gunicorn does, so connections of the last run that still linger do not count.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise AddressUnusable(
+                f"Port {port} on {host} cannot be used: {(error.strerror or str(error)).lower()}. Stop the"
+                f" program that has it, or set PAIRLOOP_BIND to another address, as in"
+                f" PAIRLOOP_BIND=127.0.0.1:{port + 1 if 1023 < port < 65535 else 8001}."
+            ) from None
+
+
+def address_of(bind: str) -> tuple[str, int]:
+    """Return host and port of "host:port" or "[host]:port"."""
+    host, colon, port = bind.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise AddressUnusable(f"PAIRLOOP_BIND={bind} must be host:port, as in 127.0.0.1:8000.")
+    return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 gunicorn reads ":8000" so, too.
+
+
+# --- PostgreSQL --------------------------------------------------------------------------------------
+
+
+def _cluster_ready() -> int:
+    cluster = postgres.Cluster.of(settings.VAR)
+    lock = postgres.cluster_lock(cluster, wait_s=CLUSTER_WAIT_S)
+    try:
+        disk_check(cluster.folder)
+        postgres.cluster_prepare(cluster)
+    except BaseException:
+        os.close(lock)
+        raise
+    return lock
+
+
+def _database_given() -> str:
+    try:
+        connection.ensure_connection()
+    except DatabaseError as error:
+        said = (str(error).strip().splitlines() or ["no reason given"])[-1]
+        raise DatabaseUnusable(
+            f"The database of PAIRLOOP_DATABASE_URL does not answer: {said}. Start it or correct the URL;"
+            " without the variable, Pairloop runs a PostgreSQL of its own."
+        ) from None
+    host = connection.settings_dict["HOST"] or "this machine"
+    return f"Uses the PostgreSQL at {host} of PAIRLOOP_DATABASE_URL."
+
+
+def _prepare(cluster: postgres.Cluster | None, *, say: Say) -> None:
+    if cluster:
+        postgres.cluster_provision(cluster)
+    try:
+        call_command("migrate", interactive=False, verbosity=0, skip_checks=True)
+        call_command("collectstatic", interactive=False, verbosity=0, skip_checks=True)
+        for line in _seed():
+            say(line)
+    except (DatabaseError, CommandError) as error:
+        raise DatabaseUnusable(f"The database could not be prepared: {error}") from error
+    finally:
+        connections.close_all()
+
+
+def _seed() -> list[str]:
+    try:
+        seed = importlib.import_module("pairloop.up.seed")
+    except ModuleNotFoundError:
+        return []
+    lines: list[str] = seed.seed()
+    return lines
+
+
+# --- Web and worker ----------------------------------------------------------------------------------
+
+
+def _manage(*arguments: str) -> processes.Launch:
+    return processes.Launch(
+        command=(sys.executable, "manage.py", *arguments), folder=settings.BASE_DIR
+    )
+
+
+def _web() -> processes.Launch:
+    memory = Path("/dev/shm")  # noqa: S108 gunicorn's heartbeat file; a slow disk would stall workers.
+    heartbeat = memory if os.access(memory, os.W_OK) else settings.SOCKETS
+    return processes.Launch(
+        command=(
+            *(sys.executable, "-m", "gunicorn", "pairloop.wsgi:application"),
+            *(
+                "--bind",
+                settings.BIND,
+                "--worker-class",
+                "gthread",
+                "--workers",
+                "2",
+                "--threads",
+                "8",
+            ),
+            # Loaded once, before the fork, so both workers share the memory.
+            *("--preload", "--no-control-socket", "--worker-tmp-dir", str(heartbeat)),
+            *("--graceful-timeout", "8", "--timeout", "60"),
+        ),
+        folder=settings.BASE_DIR,
+    )
+
+
+def _web_answers(bind: str) -> bool:
+    host, port = address_of(bind)
+    anywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 looked for, not bound to.
+    there = http.client.HTTPConnection(anywhere.get(host, host), port, timeout=2)
+    try:
+        there.request(
+            "GET", "/healthz", headers={"Host": settings.ALLOWED_HOSTS[0].lstrip(".*") or host}
+        )
+        # A redirect to HTTPS or a login is an answer, too; 500 is not.
+        return there.getresponse().status < 500
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        there.close()
+
+
+def _worker_beats(started: float) -> bool:
+    close_old_connections()
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT 1 FROM procrastinate_workers WHERE last_heartbeat >= to_timestamp(%s)",
+                [started],
+            )
+            return cursor.fetchone() is not None
+    except DatabaseError:
+        return False
+    finally:
+        connection.close()
+
+
+# --- The model's environment, base and engine ----------------------------------------------------------
+
+
+def _environment() -> processes.Launch:
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    return processes.Launch(
+        # The base interpreter: an environment made from another one breaks when that one goes.
+        command=(
+            *(str(Path(sys.base_prefix) / "bin" / version), "-u"),
+            *("-m", "pairloop.up.environments", "ml"),
+        ),
+        folder=settings.BASE_DIR,
+    )
+
+
+def _engine_given() -> str:
+    return "" if settings.ENGINE_IS_OURS else f"Uses the engine at {settings.ENGINE_URL}."
+
+
+def _base_given() -> str:
+    try:
+        model = apps.get_app_config("models_registry").get_model("RegisteredModel")
+    except LookupError:
+        return ""
+    try:
+        registered = model._default_manager.filter(slug=settings.MODEL).exists()  # noqa: SLF001
+    finally:
+        connection.close()
+    return f"{settings.MODEL} is registered." if registered else ""
+
+
+def _engine() -> processes.Launch:
+    command, environment = importlib.import_module("pairloop.up.engine").launch(settings.MODEL)
+    return processes.Launch(
+        command=tuple(command), environment=environment, folder=settings.BASE_DIR
+    )
+
+
+def _engine_answers() -> bool:
+    serving = importlib.import_module("models_registry.serving")
+    ready: bool = serving.engine().ready()
+    return ready

@@ -1,0 +1,67 @@
+"""A supervisor of small Python programs: `python -m tests.pairloop.supervised FOLDER SPECS`.
+
+SPECS is a JSON list of {"name", "code", ...}; a part that is no one-shot is ready once it has made the
+file FOLDER/<name>.ready.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from pairloop.lib.errors import Refused
+from pairloop.up import processes
+from pairloop.up.guard import Guard
+from pairloop.up.supervisor import Pace, Spec, Supervisor, folder_held
+
+PACE = Pace(tick_s=0.02, check_s=0.02, delay_s=0.05, stop_s=1.5)
+
+
+def say(line: str) -> None:
+    """Print at once, so a killed supervisor's words are there."""
+    print(line, flush=True)
+
+
+def spec_of(values: dict[str, Any], folder: Path) -> Spec:
+    """Return the spec of one small program, run with FOLDER as its working folder."""
+    name = values["name"]
+    launch = processes.Launch(command=(sys.executable, "-c", values["code"]), folder=folder)
+    ready = None if values.get("one_shot") else lambda _started: (folder / f"{name}.ready").exists()
+    return Spec(
+        name=name,
+        launch=lambda: launch,
+        ready=ready,
+        needs=tuple(values.get("needs", ())),
+        essential=values.get("essential", False),
+        stops_last=values.get("stops_last", False),
+        expected_s=values.get("expected_s"),
+    )
+
+
+def main() -> int:
+    """Supervise until a signal."""
+    folder = Path(sys.argv[1])
+    specs = [spec_of(values, folder) for values in json.loads(sys.argv[2])]
+    try:
+        with folder_held(folder, say=say, pace=PACE) as lock:
+            guard = Guard(lock=lock)
+            try:
+                return Supervisor(
+                    specs,
+                    var=folder,
+                    status_file=folder / "status.json",
+                    guard=guard,
+                    say=say,
+                    pace=PACE,
+                ).run()
+            finally:
+                guard.close()
+    except Refused as refused:
+        say(str(refused))
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
