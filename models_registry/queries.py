@@ -25,6 +25,18 @@ def model_of(*, user: User, slug: str) -> RegisteredModel:
     return models_of(user).get(slug=slug)
 
 
+def model_of_engine() -> RegisteredModel | None:
+    """Return the model whose base our own engine serves, once somebody has announced it."""
+    return RegisteredModel.objects.filter(slug=settings.MODEL).first()
+
+
+def base_version(slug: str) -> ModelVersion | None:
+    """Return v0 of a model, once its base is in the store."""
+    return (
+        ModelVersion.objects.select_related("model").filter(model__slug=slug, number=0).first()
+    )
+
+
 def models_ready() -> list[RegisteredModel]:
     """Return the models whose base is in the store."""
     return list(RegisteredModel.objects.filter(state=RegisteredModel.State.READY).order_by("id"))

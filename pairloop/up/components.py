@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import importlib
 import os
 import shutil
 import signal
@@ -12,14 +11,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from django.apps import apps
 from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.db import DatabaseError, close_old_connections, connection, connections
 
+from models_registry import queries as registry
+from models_registry import serving
+from pairloop.lib import files
 from pairloop.lib.errors import Refused
-from pairloop.up import postgres, processes
+from pairloop.up import engine, postgres, processes, seed
 from pairloop.up.guard import Guard
 from pairloop.up.supervisor import Spec, StateFolderUnusable, Supervisor, folder_held
 
@@ -28,6 +29,12 @@ LEAST_FREE = 1 << 30
 CLUSTER_WAIT_S = 10.0
 
 Say = Callable[[str], None]
+
+
+class EngineUnusable(Refused):
+    """The model of PAIRLOOP_MODEL is not registered, so there is nothing to serve."""
+
+    code = "engine_unusable"
 
 
 class AddressUnusable(Refused):
@@ -96,7 +103,7 @@ def specs(*, say: Say, cluster_lock: int | None) -> list[Spec]:
         ),
         Spec(
             name="base",
-            launch=lambda: _manage("register_base", settings.MODEL),
+            launch=_base,
             needs=("environment",),
             skip=_base_given,
             expected_s=45,
@@ -191,21 +198,12 @@ def _prepare(cluster: postgres.Cluster | None, *, say: Say) -> None:
     try:
         call_command("migrate", interactive=False, verbosity=0, skip_checks=True)
         call_command("collectstatic", interactive=False, verbosity=0, skip_checks=True)
-        for line in _seed():
+        for line in seed.seed():
             say(line)
     except (DatabaseError, CommandError) as error:
         raise DatabaseUnusable(f"The database could not be prepared: {error}") from error
     finally:
         connections.close_all()
-
-
-def _seed() -> list[str]:
-    try:
-        seed = importlib.import_module("pairloop.up.seed")
-    except ModuleNotFoundError:
-        return []
-    lines: list[str] = seed.seed()
-    return lines
 
 
 # --- Web and worker ----------------------------------------------------------------------------------
@@ -291,26 +289,44 @@ def _engine_given() -> str:
     return "" if settings.ENGINE_IS_OURS else f"Uses the engine at {settings.ENGINE_URL}."
 
 
+def _base() -> processes.Launch:
+    model = registry.model_of_engine()
+    source = model.base_source if model else settings.MODEL
+    return _manage("register_base", source, "--slug", settings.MODEL)
+
+
 def _base_given() -> str:
     try:
-        model = apps.get_app_config("models_registry").get_model("RegisteredModel")
-    except LookupError:
-        return ""
-    try:
-        registered = model._default_manager.filter(slug=settings.MODEL).exists()  # noqa: SLF001
+        model = registry.model_of_engine()
     finally:
         connection.close()
-    return f"{settings.MODEL} is registered." if registered else ""
+    return f"{model.name} is registered." if model and model.is_ready else ""
 
 
 def _engine() -> processes.Launch:
-    command, environment = importlib.import_module("pairloop.up.engine").launch(settings.MODEL)
+    try:
+        model = registry.model_of_engine()
+        version = registry.base_version(settings.MODEL)
+    finally:
+        connection.close()
+    if model is None or version is None:
+        raise EngineUnusable
+    command, environment = engine.launch(
+        python=settings.ML_PYTHON,
+        base=settings.BASES / version.artifact_path,
+        served_name=version.served_name,
+        socket=Path(settings.ENGINE_URL.removeprefix("unix://")),
+        state=files.private_folder(settings.VAR / "engine"),
+        lora_rank=model.lora_rank,
+        cores=settings.ENGINE_CORES or engine.cores_available(),
+        cache_gib=settings.ENGINE_CACHE_GIB,
+        gpu=engine.gpu_present(),
+    )
     return processes.Launch(
         command=tuple(command), environment=environment, folder=settings.BASE_DIR
     )
 
 
 def _engine_answers() -> bool:
-    serving = importlib.import_module("models_registry.serving")
-    ready: bool = serving.engine().ready()
-    return ready
+    with serving.engine() as client:
+        return client.ready()
