@@ -92,8 +92,8 @@ class VllmEngine:
             "repetition_penalty": 1.0,
             "return_token_ids": True,
         }
-        answer = _object(self._call("POST", "/v1/chat/completions", body))
-        return _sampled(answer, model=model, count=sampling.n)
+        answer = self._call("POST", "/v1/chat/completions", body, missing=types.EngineModelUnknown)
+        return _sampled(_object(answer), model=model, count=sampling.n)
 
     def adapter_load(self, *, name: str, path: str) -> None:
         """Load the adapter folder `path`, as the engine sees it, under a served name never used before."""
@@ -102,7 +102,8 @@ class VllmEngine:
 
     def adapter_unload(self, *, name: str) -> None:
         """Forget a served name. The engine may keep the weights in memory until it needs the room."""
-        self._call("POST", "/v1/unload_lora_adapter", {"lora_name": types.served_name(name)})
+        body = {"lora_name": types.served_name(name)}
+        self._call("POST", "/v1/unload_lora_adapter", body, missing=types.EngineModelUnknown)
 
     def _call(
         self,
@@ -111,24 +112,27 @@ class VllmEngine:
         body: dict[str, Any] | None = None,
         *,
         seconds: float | None = None,
+        missing: type[types.EngineError] = types.EngineRejected,
     ) -> bytes:
-        """Return the body of a good answer.
+        """Return the body of a good answer; raise `missing` where vLLM says it has no such thing.
 
         httpx limits each read and write, but not their sum; a loop of our own can end the whole call.
         """
         seconds = seconds or self._timeout
         try:
-            return asyncio.run(self._exchange(method, path, body, seconds))
+            status, answer = asyncio.run(self._exchange(method, path, body, seconds))
         except (TimeoutError, httpx.TimeoutException) as error:
             raise types.EngineTimeout(f"The engine did not answer within {seconds:g} s.") from error
         except httpx.ConnectError as error:
             raise types.EngineUnreachable from error
         except httpx.TransportError as error:
             raise types.EngineFailed("The engine broke off its answer.") from error
+        _check(status, answer, missing=missing)
+        return answer
 
     async def _exchange(
         self, method: str, path: str, body: dict[str, Any] | None, seconds: float
-    ) -> bytes:
+    ) -> tuple[int, bytes]:
         async with (
             asyncio.timeout(seconds),
             httpx.AsyncClient(
@@ -141,9 +145,7 @@ class VllmEngine:
             ) as client,
             client.stream(method, path, json=body) as response,
         ):
-            answer = await _read(response)
-        _check(response.status_code, answer)
-        return answer
+            return response.status_code, await _read(response)
 
 
 async def _read(response: httpx.Response) -> bytes:
@@ -166,7 +168,7 @@ def _address(url: str) -> tuple[str, str | None]:
     raise ValueError(f"{url!r} is not an engine's address: write unix:///path, http:// or https://")
 
 
-def _check(status: int, answer: bytes) -> None:
+def _check(status: int, answer: bytes, *, missing: type[types.EngineError]) -> None:
     """Raise the error that a status stands for."""
     if 200 <= status < 300:
         return
@@ -174,26 +176,25 @@ def _check(status: int, answer: bytes) -> None:
         raise types.EngineFailed(
             f"The engine answered with a redirect ({status}); none is followed."
         )
-    message, kind, about = _complaint(answer)
+    message, kind = _complaint(answer)
     said = (
         f"The engine answered {status}: {message}" if message else f"The engine answered {status}."
     )
     # 408 and 429 are about this moment, not about the request.
-    if status >= 500 or status < 200 or status in {408, 429}:
+    if status >= 500 or status in {408, 429}:
         raise types.EngineFailed(said)
-    if status == 404 and kind == "NotFoundError" and about in {"model", "lora_name"}:
-        raise types.EngineModelUnknown(said)
-    raise types.EngineRejected(said)
+    # Any server answers 404 for a path it does not know; only vLLM gives it this type.
+    raise missing(said) if kind == "NotFoundError" else types.EngineRejected(said)
 
 
-def _complaint(answer: bytes) -> tuple[str, str, str]:
-    """Return the message, type and parameter of vLLM's error; each may be empty."""
+def _complaint(answer: bytes) -> tuple[str, str]:
+    """Return the message and type of vLLM's error; both may be empty."""
     try:
         found = json.loads(answer)["error"]
-        texts = [str(found.get(key) or "") for key in ("message", "type", "param")]
+        message, kind = (str(found.get(key) or "") for key in ("message", "type"))
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
-        return "", "", ""
-    return " ".join(texts[0].split())[:MESSAGE_LIMIT], texts[1], texts[2]
+        return "", ""
+    return " ".join(message.split())[:MESSAGE_LIMIT], kind
 
 
 def _sampled(answer: dict[str, Any], *, model: str, count: int) -> types.Sampled:

@@ -35,7 +35,11 @@ def launch(
     `python` is the interpreter of the environment with vLLM, `state` a folder that this engine may write
     into, `cores` what `cores_available` returns, `cache_gib` the memory for keys and values. The last two
     concern the CPU only.
+
+    The socket must not exist: vLLM does not replace it. A SIGTERM ends all of vLLM's processes, a SIGKILL
+    only the first: then the others must be killed by their process group.
     """
+    # No --enforce-eager: with adapters, vLLM compiles nothing on a CPU anyway.
     command = [
         # Not the `vllm` script: its first line holds a path that breaks when the environment moves.
         *(str(python), "-m", "vllm.entrypoints.cli.main", "serve", str(base)),
@@ -55,8 +59,12 @@ def launch(
     ]
     environment = {
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
-        # Nothing leaves the machine, and nothing inside it listens beyond it.
+        # Plugins of the environment are not loaded, nor vLLM's own that look for adapters by name.
+        "VLLM_PLUGINS": "",
+        "VLLM_SERVER_DEV_MODE": "0",
+        # vLLM's processes talk to each other over loopback; nothing else listens.
         "VLLM_HOST_IP": "127.0.0.1",
+        "GLOO_SOCKET_IFNAME": "lo",
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "HF_HUB_OFFLINE": "1",

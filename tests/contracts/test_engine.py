@@ -191,17 +191,6 @@ class TestAdapterLoad:
         assert name in case.engine.models()
         assert sampled.model == name
 
-    def test_changes_what_is_answered(self, case: Case) -> None:
-        name = _name()
-        greedy = types.Sampling(temperature=0, max_tokens=48)
-
-        case.engine.adapter_load(name=name, path=case.adapter)
-        base = case.engine.sample(model=case.base, messages=QUESTION, sampling=greedy)
-        adapted = case.engine.sample(model=name, messages=QUESTION, sampling=greedy)
-
-        assert adapted.prompt_ids == base.prompt_ids
-        assert adapted.completions != base.completions
-
     @pytest.mark.parametrize("taken", ["adapter", "base"])
     def test_refuses_a_name_that_is_taken(self, case: Case, taken: str) -> None:
         name = case.base

@@ -113,11 +113,9 @@ def choice(**changes: Any) -> bytes:
     return good(choices=[{**GOOD["choices"][0], **changes}])
 
 
-def complaint(
-    status: int, message: str, *, kind: str = "BadRequestError", about: str | None = None
-) -> Answer:
+def complaint(status: int, message: str, *, kind: str = "BadRequestError") -> Answer:
     """Answer with an error as vLLM words it."""
-    error = {"message": message, "type": kind, "param": about, "code": status}
+    error = {"message": message, "type": kind, "param": None, "code": status}
     return reply(json.dumps({"error": error}).encode(), status=f"{status} Error")
 
 
@@ -316,7 +314,7 @@ class TestSample:
         assert len(str(caught.value)) < 340
 
     def test_knows_a_missing_model(self, engine: client.VllmEngine, server: Server) -> None:
-        server.answer = complaint(404, "No `base`.", kind="NotFoundError", about="model")
+        server.answer = complaint(404, "No `base`.", kind="NotFoundError")
 
         with pytest.raises(types.EngineModelUnknown) as caught:
             sample(engine)
@@ -434,3 +432,29 @@ class TestVllmEngine:
             sample(client.VllmEngine(f"{engine._url}/engines/1/"))
 
             assert server.requests[0].startswith(b"POST /engines/1/v1/chat/completions ")
+
+
+class TestAdapterLoad:
+    def test_blames_the_folder_that_is_missing(
+        self, engine: client.VllmEngine, server: Server
+    ) -> None:
+        server.answer = complaint(404, "No adapter found for '/a'.", kind="NotFoundError")
+
+        with pytest.raises(types.EngineRejected, match="No adapter found") as caught:
+            engine.adapter_load(name="pl-1", path="/a")
+
+        assert type(caught.value) is types.EngineRejected
+        assert json.loads(server.requests[0].partition(b"\r\n\r\n")[2]) == {
+            "lora_name": "pl-1",
+            "lora_path": "/a",
+        }
+
+
+class TestAdapterUnload:
+    def test_knows_a_missing_name(self, engine: client.VllmEngine, server: Server) -> None:
+        server.answer = complaint(
+            404, "The lora adapter 'pl-1' cannot be found.", kind="NotFoundError"
+        )
+
+        with pytest.raises(types.EngineModelUnknown):
+            engine.adapter_unload(name="pl-1")

@@ -48,6 +48,13 @@ class TestLaunch:
         assert "--host" not in command
         assert "--port" not in command
         assert environment["VLLM_HOST_IP"] == "127.0.0.1"
+        assert environment["GLOO_SOCKET_IFNAME"] == "lo"
+
+    def test_opens_nothing_that_is_off_by_default(self) -> None:
+        _, environment = launch()
+
+        assert environment["VLLM_PLUGINS"] == ""
+        assert environment["VLLM_SERVER_DEV_MODE"] == "0"
 
     def test_makes_room_for_the_adapters(self) -> None:
         command, environment = launch(lora_rank=12)
