@@ -28,6 +28,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 STAMP = "pairloop.json"
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+NOT_FOUND = "No matching distribution found"
 #: Seconds between two lines of progress.
 PROGRESS_EVERY = 5.0
 GIB = 1024**3
@@ -232,7 +233,7 @@ def sentence_for(output: str, *, lock: str, log: str) -> str:
         r"|name resolution|Network is unreachable|ProxyError|SSLError|ProtocolError",
         output,
     )
-    missing = re.search(r"No matching distribution found for (\S+)", output)
+    missing = re.search(rf"{NOT_FOUND} for (\S+)", output)
     # Not even the first package was found: it is the index, not the package.
     if unreachable or (
         missing and output.count("\nCollecting ") + output.startswith("Collecting ") <= 1
@@ -358,8 +359,14 @@ class _Setup:
         requirement.write_text(torch_for_cpu(self.text))
         with _stage("torch"):
             code, output = self._pip(requirement)
-            if code and "No matching distribution found" in output:
+            if code and NOT_FOUND in output:
                 code, output = self._pip(requirement, "--extra-index-url", TORCH_CPU_INDEX)
+        if code and NOT_FOUND in output:
+            raise Trouble(
+                f"torch's CPU build is neither where pip is configured to look nor at {TORCH_CPU_INDEX}: "
+                "check the network or pip's find-links, then run the same command again; "
+                "what is already there is kept."
+            )
         self._must(code, output)
 
     def _packages(self) -> None:
