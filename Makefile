@@ -1,5 +1,6 @@
 # Pairloop's two commands are `make run` and `make test`; docs/decisions.md says what each target costs.
-PYTHON ?= python3
+# The engine on a CPU needs Python 3.11 exactly.
+PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
 
 .PHONY: help run test check lock clean
 .DEFAULT_GOAL := help

