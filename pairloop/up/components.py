@@ -165,7 +165,7 @@ def _cluster_ready() -> int:
     lock = postgres.cluster_lock(cluster, wait_s=CLUSTER_WAIT_S)
     try:
         disk_check(cluster.folder)
-        postgres.cluster_prepare(cluster)
+        postgres.cluster_prepare(cluster, lock=lock)
     except BaseException:
         os.close(lock)
         raise
@@ -176,7 +176,7 @@ def _database_given() -> str:
     try:
         connection.ensure_connection()
     except DatabaseError as error:
-        said = (str(error).strip().splitlines() or ["no reason given"])[-1]
+        said = (str(error).strip().splitlines() or ["no reason given"])[0].rstrip(".")
         raise DatabaseUnusable(
             f"The database of PAIRLOOP_DATABASE_URL does not answer: {said}. Start it or correct the URL;"
             " without the variable, Pairloop runs a PostgreSQL of its own."

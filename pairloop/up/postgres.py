@@ -214,14 +214,14 @@ def cluster_lock(cluster: Cluster, *, wait_s: float = 0.0) -> int:
     return lock
 
 
-def cluster_prepare(cluster: Cluster, *, durable: bool = True) -> None:
-    """Make the data folder, unless it is there; the caller holds the cluster's lock.
+def cluster_prepare(cluster: Cluster, *, lock: int, durable: bool = True) -> None:
+    """Make the data folder, unless it is there; `lock` is what cluster_lock returned.
 
     Raises ClusterUnusable when its version is not that of the programs.
     """
     major = binaries.version(cluster.binaries).partition(".")[0]
     if not cluster.data.exists():
-        _initdb(cluster, major=int(major), durable=durable)
+        _initdb(cluster, major=int(major), lock=lock, durable=durable)
     try:
         made_by = (cluster.data / "PG_VERSION").read_text(encoding="ascii").strip()
     except FileNotFoundError:
@@ -263,7 +263,7 @@ def running(cluster: Cluster, *, createdb: bool = False, durable: bool = True) -
     """
     lock = cluster_lock(cluster)
     try:
-        cluster_prepare(cluster, durable=durable)
+        cluster_prepare(cluster, lock=lock, durable=durable)
         log = files.private_folder(cluster.var / "log") / "postgres.log"
         processes.log_rotate(log)
         server = processes.spawn(
@@ -328,7 +328,7 @@ def _somebody_listens(path: Path) -> bool:
     return True
 
 
-def _initdb(cluster: Cluster, *, major: int, durable: bool) -> None:
+def _initdb(cluster: Cluster, *, major: int, lock: int, durable: bool) -> None:
     draft = cluster.folder / "data.new"
     password = cluster.folder / "password"
     # What an interrupted initdb left; the finished folder appears by rename only.
@@ -346,7 +346,7 @@ def _initdb(cluster: Cluster, *, major: int, durable: bool) -> None:
     if not durable:
         command.append("--no-sync")
     try:
-        done = _run(command, cluster)
+        done = _run(command, cluster, lock=lock)
     finally:
         password.unlink(missing_ok=True)
     if done.returncode != 0:
@@ -356,7 +356,7 @@ def _initdb(cluster: Cluster, *, major: int, durable: bool) -> None:
     draft.rename(cluster.data)
 
 
-def _run(command: list[str], cluster: Cluster) -> subprocess.CompletedProcess[str]:
+def _run(command: list[str], cluster: Cluster, *, lock: int) -> subprocess.CompletedProcess[str]:
     account = cluster.account
     return subprocess.run(
         command,
@@ -369,6 +369,8 @@ def _run(command: list[str], cluster: Cluster) -> subprocess.CompletedProcess[st
         text=True,
         # Ctrl-C in the terminal is for the supervisor, which lets initdb end.
         start_new_session=True,
+        # Should we be killed, the next start waits until initdb has ended.
+        pass_fds=[lock],
         user=account.uid if account else None,
         group=account.gid if account else None,
         extra_groups=[] if account else None,
