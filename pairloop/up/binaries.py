@@ -102,11 +102,6 @@ def system_folder() -> Path:
     return SYSTEM_FOLDER
 
 
-def remove_tree(folder: Path) -> None:
-    """Delete a folder that we made and everything in it."""
-    shutil.rmtree(folder)
-
-
 def _wheel() -> Path | None:
     # find_spec, not import: the wheel's own Python runs things when imported.
     spec = importlib.util.find_spec(WHEEL)

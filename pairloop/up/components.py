@@ -54,7 +54,7 @@ def up(*, say: Say) -> int:
     with folder_held(settings.VAR, say=say) as guard_lock:
         disk_check(settings.VAR)
         address_check(settings.BIND)
-        lock = _cluster_ready() if not settings.DATABASE_URL else None
+        lock = None if settings.DATABASE_URL else _cluster_ready()
         guard = Guard(lock=guard_lock)
         try:
             return Supervisor(
@@ -72,20 +72,8 @@ def up(*, say: Say) -> int:
 
 def specs(*, say: Say, cluster_lock: int | None) -> list[Spec]:
     """Return every part in the order in which pages show them; no lock means somebody else's database."""
-    cluster = postgres.Cluster.of(settings.VAR)
-    ours = cluster_lock is not None
     return [
-        Spec(
-            name="postgres",
-            launch=lambda: cluster.launch(lock=cluster_lock or -1),
-            ready=lambda _started: cluster.answers(),
-            skip=lambda: "" if ours else _database_given(),
-            then=lambda: _prepare(cluster if ours else None, say=say),
-            essential=True,
-            stop_signal=signal.SIGINT,
-            insist_signal=signal.SIGQUIT,
-            stops_last=True,
-        ),
+        _postgres_given(say) if cluster_lock is None else _postgres_ours(say, cluster_lock),
         Spec(
             name="web",
             launch=_web,
@@ -169,21 +157,52 @@ def address_of(bind: str) -> tuple[str, int]:
 
 def _cluster_ready() -> int:
     cluster = postgres.Cluster.of(settings.VAR)
-    lock = postgres.cluster_lock(cluster, wait_s=CLUSTER_WAIT_S)
     try:
+        lock = postgres.cluster_lock(cluster, wait_s=CLUSTER_WAIT_S)
         disk_check(cluster.folder)
-        postgres.cluster_prepare(cluster)
-    except BaseException:
-        os.close(lock)
-        raise
+        postgres.cluster_prepare(cluster, lock=lock)
+    except OSError as error:
+        raise StateFolderUnusable(
+            f"PostgreSQL's folder {error.filename} cannot be used: {error.strerror}. Correct that, or set"
+            " PAIRLOOP_DATABASE_URL to a PostgreSQL of your own."
+        ) from None
     return lock
+
+
+def _postgres_ours(say: Say, lock: int) -> Spec:
+    cluster = postgres.Cluster.of(settings.VAR)
+
+    def provide() -> None:
+        postgres.cluster_provision(cluster)
+        _database_prepare(say)
+
+    return Spec(
+        name="postgres",
+        launch=lambda: cluster.launch(lock=lock),
+        ready=lambda _started: cluster.answers(),
+        then=provide,
+        essential=True,
+        stop_signal=signal.SIGINT,
+        insist_signal=signal.SIGQUIT,
+        stops_last=True,
+    )
+
+
+def _postgres_given(say: Say) -> Spec:
+    return Spec(
+        name="postgres",
+        ready=lambda _started: True,
+        skip=_database_given,
+        then=lambda: _database_prepare(say),
+        essential=True,
+    )
 
 
 def _database_given() -> str:
     try:
         connection.ensure_connection()
     except DatabaseError as error:
-        said = (str(error).strip().splitlines() or ["no reason given"])[-1]
+        said = (str(error).strip().splitlines() or ["no reason given"])[0].rstrip(".")
         raise DatabaseUnusable(
             f"The database of PAIRLOOP_DATABASE_URL does not answer: {said}. Start it or correct the URL;"
             " without the variable, Pairloop runs a PostgreSQL of its own."
@@ -192,9 +211,7 @@ def _database_given() -> str:
     return f"Uses the PostgreSQL at {host} of PAIRLOOP_DATABASE_URL."
 
 
-def _prepare(cluster: postgres.Cluster | None, *, say: Say) -> None:
-    if cluster:
-        postgres.cluster_provision(cluster)
+def _database_prepare(say: Say) -> None:
     try:
         call_command("migrate", interactive=False, verbosity=0, skip_checks=True)
         call_command("collectstatic", interactive=False, verbosity=0, skip_checks=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -214,14 +215,14 @@ def cluster_lock(cluster: Cluster, *, wait_s: float = 0.0) -> int:
     return lock
 
 
-def cluster_prepare(cluster: Cluster, *, durable: bool = True) -> None:
-    """Make the data folder, unless it is there; the caller holds the cluster's lock.
+def cluster_prepare(cluster: Cluster, *, lock: int, durable: bool = True) -> None:
+    """Make the data folder, unless it is there; `lock` is what cluster_lock returned.
 
     Raises ClusterUnusable when its version is not that of the programs.
     """
     major = binaries.version(cluster.binaries).partition(".")[0]
     if not cluster.data.exists():
-        _initdb(cluster, major=int(major), durable=durable)
+        _initdb(cluster, major=int(major), lock=lock, durable=durable)
     try:
         made_by = (cluster.data / "PG_VERSION").read_text(encoding="ascii").strip()
     except FileNotFoundError:
@@ -263,7 +264,7 @@ def running(cluster: Cluster, *, createdb: bool = False, durable: bool = True) -
     """
     lock = cluster_lock(cluster)
     try:
-        cluster_prepare(cluster, durable=durable)
+        cluster_prepare(cluster, lock=lock, durable=durable)
         log = files.private_folder(cluster.var / "log") / "postgres.log"
         processes.log_rotate(log)
         server = processes.spawn(
@@ -328,11 +329,12 @@ def _somebody_listens(path: Path) -> bool:
     return True
 
 
-def _initdb(cluster: Cluster, *, major: int, durable: bool) -> None:
+def _initdb(cluster: Cluster, *, major: int, lock: int, durable: bool) -> None:
     draft = cluster.folder / "data.new"
     password = cluster.folder / "password"
     # What an interrupted initdb left; the finished folder appears by rename only.
-    _remove(draft)
+    if draft.exists():
+        shutil.rmtree(draft)
     _folder_given(draft, cluster.account)
     password.unlink(missing_ok=True)
     files.write_atomic(password, files.secret(cluster.var / "secrets" / "postgres-owner"))
@@ -345,39 +347,24 @@ def _initdb(cluster: Cluster, *, major: int, durable: bool) -> None:
         command += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
     if not durable:
         command.append("--no-sync")
+    log = files.private_folder(cluster.var / "log") / "initdb.log"
+    processes.log_rotate(log)
+    launch = processes.Launch(
+        command=tuple(command),
+        folder=cluster.folder,
+        environment=_ENVIRONMENT,
+        account=cluster.account,
+        # Should we be killed, the next start waits until initdb has ended.
+        descriptors=(lock,),
+    )
     try:
-        done = _run(command, cluster)
+        code = processes.spawn(launch, log=log, death_signal=signal.SIGTERM).wait()
     finally:
         password.unlink(missing_ok=True)
-    if done.returncode != 0:
-        _remove(draft)
-        last = (done.stdout.strip().splitlines() or ["It said nothing."])[-1]
-        raise ClusterNotStarted(f"PostgreSQL could not make {cluster.data}: {last}")
+    if code != 0:
+        tail = "\n".join(processes.log_tail(log, lines=5))
+        raise ClusterNotStarted(f"PostgreSQL could not make {cluster.data}:\n{tail}")
     draft.rename(cluster.data)
-
-
-def _run(command: list[str], cluster: Cluster) -> subprocess.CompletedProcess[str]:
-    account = cluster.account
-    return subprocess.run(
-        command,
-        check=False,
-        cwd=cluster.folder,
-        env=os.environ | _ENVIRONMENT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        # Ctrl-C in the terminal is for the supervisor, which lets initdb end.
-        start_new_session=True,
-        user=account.uid if account else None,
-        group=account.gid if account else None,
-        extra_groups=[] if account else None,
-    )
-
-
-def _remove(folder: Path) -> None:
-    if folder.exists():
-        binaries.remove_tree(folder)
 
 
 def _wait_until_it_answers(cluster: Cluster, server: subprocess.Popen[bytes], log: Path) -> None:

@@ -28,7 +28,7 @@ class Launch:
 
     command: tuple[str, ...]
     folder: Path
-    #: Added to our own environment.
+    #: Added to our own environment, or to PATH alone for another user: ours may hold secrets.
     environment: Mapping[str, str] = field(default_factory=dict)
     #: None: the user we are.
     account: Account | None = None
@@ -42,12 +42,13 @@ def spawn(launch: Launch, *, log: Path, death_signal: signal.Signals) -> subproc
     Call it from the main thread only: Linux sends that signal when the *thread* that forked ends.
     """
     account = launch.account
+    inherited = {"PATH": os.environ.get("PATH", os.defpath)} if account else dict(os.environ)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         return subprocess.Popen(
             launch.command,
             cwd=launch.folder,
-            env=os.environ | launch.environment,
+            env=inherited | dict(launch.environment),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

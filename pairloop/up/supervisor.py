@@ -63,13 +63,17 @@ class Pace:
     guard_s: float = GRACE_S + 7.0
 
 
+def _never() -> processes.Launch:
+    raise NotImplementedError
+
+
 @dataclass(frozen=True, slots=True)
 class Spec:
     """One part of Pairloop, as data."""
 
     name: str
-    #: Returns how to start it; asked anew at every start.
-    launch: Callable[[], processes.Launch]
+    #: Returns how to start it; asked anew at every start. Not needed where `skip` always has a reason.
+    launch: Callable[[], processes.Launch] = _never
     #: Names of the parts that must be ready or done first.
     needs: tuple[str, ...] = ()
     #: Takes the epoch seconds of the start. None: a one-shot, which is done when it exits with 0.
@@ -222,19 +226,20 @@ class Supervisor:
 
     def _consider(self, part: Part) -> None:
         needs = [self._parts[name] for name in part.spec.needs]
-        if failed := [need.spec.name for need in needs if need.state == "failed"]:
-            why = f"It needs {' and '.join(failed)}, which failed."
-            self._change(part, "failed", why)
-            self._say(f"{part.spec.name} is not started. {why}")
+        failed = [need.spec.name for need in needs if need.state == "failed"]
+        if not failed and not all(need.is_up for need in needs):
             return
-        if not all(need.is_up for need in needs):
-            return
+        # First, because what is not started misses nothing.
         if reason := part.spec.skip():
             self._change(part, "ready" if part.spec.ready else "done", reason)
             self._say(f"{part.spec.name}: {reason}")
             self._then(part)
-            return
-        self._start(part)
+        elif failed:
+            why = f"It needs {' and '.join(failed)}, which failed."
+            self._change(part, "failed", why)
+            self._say(f"{part.spec.name} is not started. {why}")
+        else:
+            self._start(part)
 
     def _start(self, part: Part) -> None:
         spec = part.spec

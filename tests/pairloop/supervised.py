@@ -1,4 +1,4 @@
-"""A supervisor of small Python programs: `python -m tests.pairloop.supervised FOLDER SPECS`.
+"""A supervisor of small Python programs: `python -m tests.pairloop.supervised FOLDER SPECS [STOP_S]`.
 
 SPECS is a JSON list of {"name", "code", ...}; a part that is no one-shot is ready once it has made the
 file FOLDER/<name>.ready.
@@ -16,7 +16,7 @@ from pairloop.up import processes
 from pairloop.up.guard import Guard
 from pairloop.up.supervisor import Pace, Spec, Supervisor, folder_held
 
-PACE = Pace(tick_s=0.02, check_s=0.02, delay_s=0.05, stop_s=1.5)
+STOP_S = 1.0
 
 
 def say(line: str) -> None:
@@ -33,6 +33,7 @@ def spec_of(values: dict[str, Any], folder: Path) -> Spec:
         name=name,
         launch=lambda: launch,
         ready=ready,
+        skip=lambda: values.get("skip", ""),
         needs=tuple(values.get("needs", ())),
         essential=values.get("essential", False),
         stops_last=values.get("stops_last", False),
@@ -43,9 +44,11 @@ def spec_of(values: dict[str, Any], folder: Path) -> Spec:
 def main() -> int:
     """Supervise until a signal."""
     folder = Path(sys.argv[1])
+    stop_s = float(sys.argv[3]) if len(sys.argv) > 3 else STOP_S
+    pace = Pace(tick_s=0.02, check_s=0.02, delay_s=0.05, stop_s=stop_s)
     specs = [spec_of(values, folder) for values in json.loads(sys.argv[2])]
     try:
-        with folder_held(folder, say=say, pace=PACE) as lock:
+        with folder_held(folder, say=say, pace=pace) as lock:
             guard = Guard(lock=lock)
             try:
                 return Supervisor(
@@ -54,7 +57,7 @@ def main() -> int:
                     status_file=folder / "status.json",
                     guard=guard,
                     say=say,
-                    pace=PACE,
+                    pace=pace,
                 ).run()
             finally:
                 guard.close()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connection as django_connection
 
-from pairloop.up import binaries, postgres
+from pairloop.up import binaries, postgres, processes
 
 
 class TestDatabaseOfUrl:
@@ -118,24 +119,26 @@ class TestRunning:
         ):
             pass
 
-    def test_starts_beside_a_stale_pid_file(self, cluster: postgres.Cluster) -> None:
+    def test_starts_beside_a_stale_pid_file(
+        self, cluster: postgres.Cluster, tmp_path: Path
+    ) -> None:
         # PostgreSQL itself refuses when another program of its user has got that pid meanwhile.
-        lines = [
-            str(os.getpid()),
-            str(cluster.data),
-            "1",
-            "5432",
-            str(cluster.socket_folder),
-            "",
-            "",
-        ]
+        launch = processes.Launch(
+            command=("sleep", "60"), folder=Path("/"), account=cluster.account
+        )
+        other = processes.spawn(launch, log=tmp_path / "log", death_signal=signal.SIGKILL)
+        lines = [str(other.pid), str(cluster.data), "1", "5432", str(cluster.socket_folder), "", ""]
         for path in (cluster.data / "postmaster.pid", Path(f"{cluster.socket}.lock")):
             path.write_text("\n".join(lines))
-            if account := cluster.account:
-                os.chown(path, account.uid, account.gid)
+            if cluster.account:
+                os.chown(path, cluster.account.uid, cluster.account.gid)
 
-        with postgres.running(cluster, durable=False):
-            assert cluster.answers()
+        try:
+            with postgres.running(cluster, durable=False):
+                assert cluster.answers()
+        finally:
+            other.kill()
+            other.wait()
 
     def test_refuses_the_data_of_another_version(self, cluster: postgres.Cluster) -> None:
         marker = cluster.data / "PG_VERSION"
@@ -181,7 +184,7 @@ class TestClusterPrepare:
         try:
             (cluster.folder / "data.new" / "base").mkdir(parents=True)
 
-            postgres.cluster_prepare(cluster, durable=False)
+            postgres.cluster_prepare(cluster, lock=lock, durable=False)
 
             assert (cluster.data / "PG_VERSION").exists()
             assert sorted(path.name for path in cluster.folder.iterdir() if path.is_file()) == [
@@ -199,7 +202,7 @@ class TestClusterPrepare:
             (cluster.data / "thesis.txt").write_text("mine")
 
             with pytest.raises(postgres.ClusterUnusable, match="is not a PostgreSQL data folder"):
-                postgres.cluster_prepare(cluster)
+                postgres.cluster_prepare(cluster, lock=lock)
 
             assert (cluster.data / "thesis.txt").read_text() == "mine"
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import Any
 
@@ -19,11 +20,16 @@ class Command(BaseCommand):
 
     def handle(self, *_args: Any, **_options: Any) -> None:
         """Exit with 1 and a sentence when something refuses."""
+        # Until the supervisor listens to signals itself, SIGTERM ends us as Ctrl-C does.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             code = components.up(say=self._say)
         except Refused as refused:
             self.stderr.write(str(refused))
             code = 1
+        except KeyboardInterrupt:
+            self._say("Stopped before anything ran.")
+            code = 0
         if code:
             sys.exit(code)
 

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from django.conf import LazySettings
+
+from pairloop.up import components, postgres
+from pairloop.up.supervisor import StateFolderUnusable
+
+ROOT = Path(__file__).parents[2]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+class TestAddressCheck:
+    def test_names_another_port_to_try(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+
+            with pytest.raises(components.AddressUnusable) as refused:
+                components.address_check(f"127.0.0.1:{port}")
+
+        assert f"Port {port} on 127.0.0.1 cannot be used: address already in use" in str(
+            refused.value
+        )
+
+    @pytest.mark.parametrize("bind", ["8000", "127.0.0.1", "localhost:http", "localhost:70000"])
+    def test_refuses_what_is_no_address(self, bind: str) -> None:
+        with pytest.raises(components.AddressUnusable, match="must be host:port"):
+            components.address_check(bind)
+
+
+class TestDiskCheck:
+    def test_refuses_a_disk_that_is_nearly_full(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(components, "LEAST_FREE", 1 << 60)
+
+        with pytest.raises(StateFolderUnusable, match="Make room, or set PAIRLOOP_VAR"):
+            components.disk_check(tmp_path)
+
+
+class TestSpecs:
+    def test_needs_only_parts_that_exist(self) -> None:
+        specs = components.specs(say=print, cluster_lock=None)
+
+        names = [spec.name for spec in specs]
+        assert names == ["postgres", "web", "environment", "base", "engine", "worker"]
+        assert all(need in names for spec in specs for need in spec.needs)
+
+    def test_starts_no_engine_when_one_is_given(self, settings: LazySettings) -> None:
+        settings.ENGINE_IS_OURS = False
+        settings.ENGINE_URL = "http://gpu:8001"
+
+        skipped = {
+            spec.name: spec.skip()
+            for spec in components.specs(say=print, cluster_lock=7)
+            if spec.name in {"postgres", "environment", "engine"}
+        }
+
+        assert skipped == {
+            "postgres": "",
+            "environment": "Uses the engine at http://gpu:8001.",
+            "engine": "Uses the engine at http://gpu:8001.",
+        }
+
+
+@pytest.fixture
+def var(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path
+    # As root it lies below /var/lib, which pytest does not tidy.
+    shutil.rmtree(postgres.Cluster.of(tmp_path).folder, ignore_errors=True)
+
+
+@pytest.mark.slow
+class TestUp:
+    def up(self, var: Path, **environment: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "manage.py", "up"],
+            cwd=ROOT,
+            env=os.environ
+            | {
+                "DJANGO_SETTINGS_MODULE": "pairloop.settings",
+                "PAIRLOOP_VAR": str(var),
+                "PAIRLOOP_DATABASE_URL": "",
+                # No engine of our own, and a model that nobody can register.
+                "PAIRLOOP_ENGINE_URL": "http://127.0.0.1:1",
+                "PAIRLOOP_MODEL": "absent",
+            }
+            | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def test_serves_until_ctrl_c(self, var: Path) -> None:
+        bind = f"127.0.0.1:{free_port()}"
+        process = self.up(var, PAIRLOOP_BIND=bind)
+        lines = []
+        try:
+            assert process.stdout
+            for line in process.stdout:
+                lines.append(line)
+                if line.startswith("worker ready"):
+                    break
+            with urllib.request.urlopen(f"http://{bind}/healthz", timeout=5) as answer:
+                assert answer.status == 200
+            process.send_signal(signal.SIGINT)
+            rest, _ = process.communicate(timeout=30)
+        finally:
+            process.kill()
+            process.communicate()
+
+        output = "".join([*lines, rest])
+        assert process.returncode == 0, output
+        assert f"http://{bind}" in output
+        assert output.index("stopping web") < output.index("stopping postgres")
+        assert "Traceback" not in output
+
+    def test_refuses_a_database_that_does_not_answer(self, var: Path) -> None:
+        url = "postgresql://ann:hush@127.0.0.1:1/loop"
+
+        process = self.up(var, PAIRLOOP_DATABASE_URL=url, PAIRLOOP_BIND=f"127.0.0.1:{free_port()}")
+        output, _ = process.communicate(timeout=30)
+
+        assert process.returncode == 1
+        assert "The database of PAIRLOOP_DATABASE_URL does not answer: " in output
+        assert "Traceback" not in output
+        assert "hush" not in output
+
+    def test_says_which_setting_is_wrong(self, var: Path) -> None:
+        process = self.up(var, PAIRLOOP_DATABASE_URL="sqlite:///loop")
+        output, _ = process.communicate(timeout=30)
+
+        assert process.returncode == 1
+        assert output.startswith("PAIRLOOP_DATABASE_URL must begin with postgresql://")
