@@ -9,7 +9,16 @@ from uuid import UUID
 from django.contrib.auth.models import User
 from django.db.models import Count, F, OuterRef, Q, QuerySet, Subquery, Sum
 
-from annotate.models import Assignment, Drop, Judgement, JudgingPolicy, Prompt, QueueEntry, Split
+from annotate.models import (
+    Assignment,
+    Drop,
+    Judgement,
+    JudgingPolicy,
+    Pair,
+    Prompt,
+    QueueEntry,
+    Split,
+)
 from models_registry.models import ModelVersion, RegisteredModel
 
 
@@ -28,6 +37,11 @@ def assignment_of(*, labeler: User, uuid: UUID) -> Assignment:
 def queue_length(model: RegisteredModel) -> int:
     """Return how many pairs wait for somebody to judge them."""
     return QueueEntry.objects.filter(model=model, wanted__gt=F("leased")).count()
+
+
+def has_pairs(model: RegisteredModel) -> bool:
+    """Whether a pair was ever made for this model."""
+    return Pair.objects.filter(prompt__model=model).exists()
 
 
 def _judged(model: RegisteredModel) -> QuerySet[Assignment]:
@@ -53,9 +67,7 @@ class JudgingProgress:
     waiting: int
 
 
-def judging_progress(
-    *, model: RegisteredModel, labeler: User, since: datetime
-) -> JudgingProgress:
+def judging_progress(*, model: RegisteredModel, labeler: User, since: datetime) -> JudgingProgress:
     """Count a labeler's standing judgements, in all and since a moment, and the pairs that wait."""
     counts = (
         _judged(model)
