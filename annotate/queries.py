@@ -68,6 +68,11 @@ def queue_length(model: RegisteredModel) -> int:
     return QueueEntry.objects.filter(model=model, wanted__gt=F("leased")).count()
 
 
+def has_pairs(model: RegisteredModel) -> bool:
+    """Whether a pair was ever made for this model."""
+    return Pair.objects.filter(prompt__model=model).exists()
+
+
 def _judged(model: RegisteredModel) -> QuerySet[Assignment]:
     """Select the assignments whose latest revision says something, with when it was said."""
     last = Judgement.objects.filter(assignment=OuterRef("pk")).order_by("-revision")

@@ -113,6 +113,8 @@ TEMPLATES = [
             "builtins": [
                 "template_partials.templatetags.partials",
                 "django_htmx.templatetags.django_htmx",
+                "django.templatetags.static",
+                "pairloop.lib.tags",
             ],
         },
     }

@@ -1,2 +1,12 @@
+"""Every address of Pairloop."""
+
 from __future__ import annotations
-urlpatterns = []
+
+from django.contrib import admin
+from django.urls import include, path
+
+urlpatterns = [
+    path("", include("pairloop.pages.urls")),
+    path("", include("annotate.urls")),
+    path("admin/", admin.site.urls),
+]

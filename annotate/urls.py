@@ -1,0 +1,12 @@
+"""Addresses of the judging screen."""
+
+from __future__ import annotations
+
+from django.urls import path
+
+from annotate import views
+
+urlpatterns = [
+    path("models/<slug:slug>/judge/", views.judge, name="judge"),
+    path("models/<slug:slug>/judge/<uuid:uuid>/", views.judgement, name="judgement"),
+]

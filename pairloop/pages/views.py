@@ -1,0 +1,57 @@
+"""Home, login, and what a supervisor asks."""
+
+from __future__ import annotations
+
+from django.contrib.auth.decorators import login_not_required
+from django.contrib.auth.views import LoginView
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
+from django.shortcuts import render
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_safe
+from django_htmx.http import HttpResponseClientRefresh
+
+from models_registry.queries import engine_progress
+from pairloop.lib.http import Request
+from pairloop.pages import queries
+
+LOGIN = LoginView.as_view(redirect_authenticated_user=True)
+
+
+@never_cache
+@require_safe
+def home(request: Request) -> HttpResponse:
+    """Show an admin each loop with its next action, a labeler what waits for them."""
+    if request.user.is_staff:
+        loops = queries.loops_of(request.user)
+        return render(
+            request, "pages/home_admin.html", {"loops": loops, "engine": engine_progress()}
+        )
+    return render(request, "pages/home.html", {"desks": queries.desks_of(request.user)})
+
+
+@login_not_required
+def login(request: Request) -> HttpResponseBase:
+    """Ask who is there; a part of a page whose session has ended makes the whole page ask."""
+    if request.htmx:
+        return HttpResponseClientRefresh()
+    return LOGIN(request)
+
+
+@login_not_required
+@never_cache
+@require_safe
+def healthz(_request: HttpRequest) -> HttpResponse:
+    """Say that the process is alive; asks nobody else."""
+    return HttpResponse("ok\n", content_type="text/plain")
+
+
+@login_not_required
+@never_cache
+@require_safe
+def readyz(_request: HttpRequest) -> JsonResponse:
+    """Say whether requests can be answered: database there, migrations applied. The engine is a detail."""
+    try:
+        queries.database_check()
+    except queries.DatabaseNotReady as refused:
+        return JsonResponse({"detail": str(refused), "code": refused.code}, status=503)
+    return JsonResponse({"detail": "Ready.", "engine": queries.engine_state()})

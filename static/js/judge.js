@@ -1,0 +1,55 @@
+/* The judging screen: time of active reading, no vote by the second half of a double click, and a word
+   when a vote did not reach the server. Everything works without it. */
+
+const IDLE_MS = 30_000;
+const FRESH_MS = 350;
+
+let active = 0;
+let last = performance.now();
+let paintedAt = -Infinity;
+
+function count() {
+  const now = performance.now();
+  // Nobody reads for longer than this without moving at all.
+  active += Math.min(now - last, IDLE_MS);
+  last = now;
+}
+
+for (const type of ["pointermove", "pointerdown", "keydown", "scroll", "wheel", "touchmove"]) {
+  document.addEventListener(type, count, { capture: true, passive: true });
+}
+
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) count();
+  else last = performance.now();
+});
+
+document.addEventListener(
+  "submit",
+  (event) => {
+    const field = event.target.querySelector("[data-active-ms]");
+    if (!field) return;
+    if (performance.now() - paintedAt < FRESH_MS) {
+      // Aimed at the pair that was here a moment ago.
+      event.preventDefault();
+      event.stopImmediatePropagation();
+      return;
+    }
+    count();
+    field.value = Math.round(active);
+  },
+  { capture: true },
+);
+
+document.body.addEventListener("htmx:afterSwap", (event) => {
+  if (!event.target.querySelector("[data-active-ms]")) return;
+  paintedAt = last = performance.now();
+  active = 0;
+});
+
+for (const type of ["htmx:sendError", "htmx:responseError", "htmx:timeout"]) {
+  document.body.addEventListener(type, () => {
+    const words = document.querySelector("[data-send-failed]");
+    if (words) words.hidden = false;
+  });
+}

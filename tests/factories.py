@@ -1,0 +1,214 @@
+"""Rows for tests that keep every rule of the database; override only what the test is about."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import timedelta
+from typing import Any
+
+import factory
+from django.contrib.auth.models import User
+from django.utils import timezone
+from factory.django import DjangoModelFactory, Password
+
+from annotate.models import (
+    DECIDED,
+    Assignment,
+    Completion,
+    Judgement,
+    JudgingPolicy,
+    Pair,
+    Prompt,
+    QueueEntry,
+    Split,
+    Verdict,
+)
+from models_registry.models import Alias, Membership, ModelVersion, RegisteredModel
+
+#: Of every user that UserFactory makes.
+PASSWORD = "correct horse battery"
+
+
+def sha256(text: str) -> str:
+    """Return the hex SHA-256 of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class UserFactory(DjangoModelFactory):
+    """A labeler; `UserFactory(is_staff=True)` is an admin."""
+
+    class Meta:
+        model = User
+
+    username = factory.Sequence(lambda n: f"labeler-{n}")
+    password = Password(PASSWORD)
+
+
+class JudgingPolicyFactory(DjangoModelFactory):
+    """How pairs of a model are judged; every registered model gets one."""
+
+    class Meta:
+        model = JudgingPolicy
+
+    guidelines = "Prefer the answer that helps more."
+
+
+class ModelVersionFactory(DjangoModelFactory):
+    """The verified v0 of a model; with `adapter=True` a v1 on top of it. Asked twice, it is the same one."""
+
+    class Meta:
+        model = ModelVersion
+        django_get_or_create = ("model", "number")
+
+    class Params:
+        adapter = factory.Trait(
+            number=1,
+            kind=ModelVersion.Kind.ADAPTER,
+            parent=factory.SubFactory(
+                "tests.factories.ModelVersionFactory", model=factory.SelfAttribute("..model")
+            ),
+        )
+
+    model = factory.SubFactory("tests.factories.RegisteredModelFactory")
+    number = 0
+    kind = ModelVersion.Kind.BASE
+    artifact_path = factory.LazyAttribute(lambda version: f"versions/{version.number}")
+    sha256 = factory.LazyAttribute(lambda version: sha256(f"{version.model.slug}/{version.number}"))
+    size_bytes = 1_000_000
+    state = ModelVersion.State.VERIFIED
+
+
+class AliasFactory(DjangoModelFactory):
+    """An alias of the model's v0."""
+
+    class Meta:
+        model = Alias
+
+    name = Alias.SAMPLER
+    version = factory.SubFactory(ModelVersionFactory, model=factory.SelfAttribute("..model"))
+
+
+class RegisteredModelFactory(DjangoModelFactory):
+    """A model that is ready: base in the store, v0 as sampler and champion, a judging policy."""
+
+    class Meta:
+        model = RegisteredModel
+        skip_postgeneration_save = True
+
+    slug = factory.Sequence(lambda n: f"model-{n}")
+    name = factory.LazyAttribute(lambda model: model.slug.capitalize())
+    state = RegisteredModel.State.READY
+    base_source = "demo"
+    base_sha256 = sha256("base")
+    tokenizer_sha256 = sha256("tokenizer")
+    chat_template_sha256 = sha256("chat template")
+
+    judging_policy = factory.RelatedFactory(JudgingPolicyFactory, "model")
+    sampler = factory.RelatedFactory(AliasFactory, "model", name=Alias.SAMPLER)
+    champion = factory.RelatedFactory(AliasFactory, "model", name=Alias.CHAMPION)
+
+
+class MembershipFactory(DjangoModelFactory):
+    """A labeler who may judge a model."""
+
+    class Meta:
+        model = Membership
+
+    model = factory.SubFactory(RegisteredModelFactory)
+    user = factory.SubFactory(UserFactory)
+
+
+class PromptFactory(DjangoModelFactory):
+    """A prompt on the train side; `split=Split.HOLDOUT` is on the other."""
+
+    class Meta:
+        model = Prompt
+
+    model = factory.SubFactory(RegisteredModelFactory)
+    messages = factory.Sequence(lambda n: [{"role": "user", "content": f"What is {n} plus one?"}])
+    sha256 = factory.LazyAttribute(
+        lambda prompt: sha256(json.dumps(prompt.messages, sort_keys=True, ensure_ascii=False))
+    )
+    split = Split.TRAIN
+
+
+class CompletionFactory(DjangoModelFactory):
+    """What the model's v0 wrote for a prompt."""
+
+    class Meta:
+        model = Completion
+
+    prompt = factory.SubFactory(PromptFactory)
+    origin = Completion.Origin.ENGINE
+    version = factory.SubFactory(ModelVersionFactory, model=factory.SelfAttribute("..prompt.model"))
+    text = factory.Sequence(lambda n: f"The answer is {n}.")
+    prompt_ids = factory.LazyFunction(lambda: [1, 2, 3])
+    completion_ids = factory.LazyFunction(lambda: [4, 5, 2])
+    finish_reason = "stop"
+    sampling = factory.LazyFunction(lambda: {"temperature": 1.0, "top_p": 0.95, "max_tokens": 128})
+    seed = factory.Sequence(int)
+
+
+class PairFactory(DjangoModelFactory):
+    """Two completions of one prompt, in order of their ids; the purpose fits the prompt's split."""
+
+    class Meta:
+        model = Pair
+
+    prompt = factory.SubFactory(PromptFactory)
+    prompt_split = factory.SelfAttribute("prompt.split")
+    first = factory.SubFactory(CompletionFactory, prompt=factory.SelfAttribute("..prompt"))
+    second = factory.SubFactory(CompletionFactory, prompt=factory.SelfAttribute("..prompt"))
+    purpose = factory.LazyAttribute(
+        lambda pair: Pair.Purpose.TRAIN if pair.prompt_split == Split.TRAIN else Pair.Purpose.EVAL
+    )
+
+    @classmethod
+    def _adjust_kwargs(cls, **kwargs: Any) -> dict[str, Any]:
+        ordered = sorted([kwargs["first"], kwargs["second"]], key=lambda completion: completion.pk)
+        return kwargs | {"first": ordered[0], "second": ordered[1]}
+
+
+class QueueEntryFactory(DjangoModelFactory):
+    """A pair that waits for one judgement."""
+
+    class Meta:
+        model = QueueEntry
+
+    pair = factory.SubFactory(PairFactory)
+    model = factory.SelfAttribute("pair.prompt.model")
+    wanted = 1
+
+
+class AssignmentFactory(DjangoModelFactory):
+    """An open lease of half an hour; the pair has no queue entry unless the test makes one."""
+
+    class Meta:
+        model = Assignment
+
+    pair = factory.SubFactory(PairFactory)
+    labeler = factory.SubFactory(UserFactory)
+    first_is_left = True
+    assigned_at = factory.LazyFunction(timezone.now)
+    expires_at = factory.LazyAttribute(lambda lease: lease.assigned_at + timedelta(minutes=30))
+
+
+class JudgementFactory(DjangoModelFactory):
+    """A first judgement: slightly left, unless said otherwise."""
+
+    class Meta:
+        model = Judgement
+
+    assignment = factory.SubFactory(AssignmentFactory)
+    verdict = Verdict.LEFT
+    guidelines_version = 1
+    judged_at = factory.LazyFunction(timezone.now)
+
+    @factory.lazy_attribute
+    def winner(self) -> Completion | None:
+        """Return the completion that the verdict names."""
+        if self.verdict not in DECIDED:
+            return None
+        is_left = self.verdict in (Verdict.LEFT, Verdict.LEFT_MUCH)
+        return self.assignment.left if is_left else self.assignment.right
