@@ -32,9 +32,7 @@ def model_of_engine() -> RegisteredModel | None:
 
 def base_version(slug: str) -> ModelVersion | None:
     """Return v0 of a model, once its base is in the store."""
-    return (
-        ModelVersion.objects.select_related("model").filter(model__slug=slug, number=0).first()
-    )
+    return ModelVersion.objects.select_related("model").filter(model__slug=slug, number=0).first()
 
 
 def models_ready() -> list[RegisteredModel]:
