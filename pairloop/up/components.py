@@ -111,6 +111,8 @@ def specs(*, say: Say, cluster_lock: int | None) -> list[Spec]:
                 *("--shutdown-graceful-timeout", "8"),
             ),
             needs=("web",),
+            # Procrastinate does not listen again after it lost its connection; it only polls.
+            follows=("postgres",),
             ready=_worker_beats,
             essential=True,
         ),

@@ -82,6 +82,8 @@ class Spec:
     skip: Callable[[], str] = str
     #: Called once, in our own process, as soon as it is ready for the first time.
     then: Callable[[], None] | None = None
+    #: Names of the parts after whose restart it must be restarted, too.
+    follows: tuple[str, ...] = ()
     #: All of Pairloop stops when it keeps failing.
     essential: bool = False
     stop_signal: signal.Signals = signal.SIGTERM
@@ -109,7 +111,10 @@ class Part:
     #: Epoch seconds.
     started: float = 0.0
     was_ready: bool = False
+    was_ready_once: bool = False
     then_done: bool = False
+    #: Epoch seconds when a part that we asked to end, so it can start again, is killed; 0: not asked.
+    kill_at: float = 0.0
     fast_crashes: int = 0
     delay_s: float = 0.0
     next_start: float = 0.0
@@ -261,6 +266,9 @@ class Supervisor:
         code = process.poll()
         if code is not None:
             self._ended(part, code)
+        elif part.kill_at:
+            if time.time() > part.kill_at:
+                process.kill()
         elif not part.was_ready and time.time() >= part.next_check:
             part.next_check = time.time() + self._pace.check_s
             self._look(part)
@@ -271,8 +279,11 @@ class Supervisor:
             if last and last != part.detail:
                 self._change(part, "running", last)
         elif part.spec.ready(part.started):
-            part.was_ready = True
+            again = part.was_ready_once
+            part.was_ready = part.was_ready_once = True
             self._arrived(part, "ready")
+            if again:
+                self._restart_followers(part.spec.name)
 
     def _arrived(self, part: Part, state: str) -> None:
         spec = part.spec
@@ -289,6 +300,14 @@ class Supervisor:
             part.then_done = True
             part.spec.then()
 
+    def _restart_followers(self, name: str) -> None:
+        for part in self._parts.values():
+            if name in part.spec.follows and part.was_ready and part.process:
+                part.kill_at = time.time() + self._pace.stop_s
+                self._change(part, "running", "Stops, to start again.")
+                self._say(f"restarting {part.spec.name}, as {name} was")
+                self._signal(part, part.spec.stop_signal)
+
     # --- What ends -------------------------------------------------------------------------------------
 
     def _ended(self, part: Part, code: int) -> None:
@@ -301,6 +320,11 @@ class Supervisor:
                 self._arrived(part, "done")
             else:
                 self._give_up(part, f"{part.spec.name} failed with {how}")
+            return
+        if part.kill_at:
+            part.kill_at = 0.0
+            part.log_tail = ()
+            self._change(part, "waiting", "Starting again.")
             return
         fast = not part.was_ready or time.time() - part.started < self._pace.fast_s
         part.fast_crashes = part.fast_crashes + 1 if fast else 0

@@ -35,6 +35,7 @@ def spec_of(values: dict[str, Any], folder: Path) -> Spec:
         ready=ready,
         skip=lambda: values.get("skip", ""),
         needs=tuple(values.get("needs", ())),
+        follows=tuple(values.get("follows", ())),
         essential=values.get("essential", False),
         stops_last=values.get("stops_last", False),
         expected_s=values.get("expected_s"),

@@ -163,6 +163,26 @@ class TestSupervisor:
         process.send_signal(signal.SIGINT)
         assert "web ended with signal SIGTERM; it starts again" in ended(process)[1]
 
+    def test_restarts_what_follows_a_restarted_part(
+        self, supervise: Supervise, tmp_path: Path
+    ) -> None:
+        process = supervise(
+            part("database", HAS_A_CHILD),
+            part("worker", SAYS_GOODBYE, needs=["database"], follows=["database"]),
+        )
+        wait_for(lambda: states(tmp_path) == {"database": "ready", "worker": "ready"})
+        child = int((tmp_path / "database.ready").read_text())
+        database = int(Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[1])
+        processes.group_signal(database, signal.SIGKILL)
+
+        wait_for((tmp_path / "stopped").exists)
+        wait_for(lambda: states(tmp_path) == {"database": "ready", "worker": "ready"})
+        process.send_signal(signal.SIGINT)
+        output = ended(process)[1]
+        assert "restarting worker, as database was" in output
+        assert "worker ended" not in output
+        assert output.count("worker ready") == 2
+
     def test_ends_after_five_fast_crashes_of_an_essential_part(
         self, supervise: Supervise, tmp_path: Path
     ) -> None:
