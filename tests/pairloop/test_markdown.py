@@ -153,7 +153,7 @@ class TestRender:
         assert "d<br>" in html
 
     def test_lets_each_block_find_its_direction(self):
-        html = markdown.render("hello\n\nمرحبا\n\n```\ncode\n```")
+        html = markdown.render("hello\n\nبحر\n\n```\ncode\n```")
 
         assert html.count('<p dir="auto">') == 2
         assert '<pre dir="ltr">' in html
