@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from annotate import queries
 from models_registry.models import RegisteredModel
@@ -69,15 +69,20 @@ def waiting_for(model: RegisteredModel) -> Waiting:
 
 def _failed(stage: Stage, progress: EngineProgress) -> Waiting:
     return Waiting(
-        title=f"{stage.title}: this step failed",
+        title="Getting ready has stopped",
         detail=stage.detail,
         advice=(
             "An admin has to remove the reason and start Pairloop again. It goes on where it stopped, "
             "and every judgement so far is kept."
         ),
-        stages=(*progress.stages, _first_pairs("waiting")),
+        stages=(*(_without_reason(stage) for stage in progress.stages), _first_pairs("waiting")),
         has_failed=True,
     )
+
+
+def _without_reason(stage: Stage) -> Stage:
+    # The page says it above, once.
+    return replace(stage, detail="") if stage.has_failed else stage
 
 
 def _starting(progress: EngineProgress) -> Waiting:

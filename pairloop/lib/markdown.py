@@ -32,6 +32,8 @@ CLEANER = nh3.Cleaner(
     # Only what Pygments writes: a fence's language must not name one of our own classes.
     allowed_classes={"span": set(STANDARD_TYPES.values()) - {""}},
     url_schemes={"http", "https", "mailto"},
+    # A completion has no business linking to our own pages.
+    url_relative="deny",
     link_rel="noopener noreferrer nofollow",
     # Each block finds its own direction; code never does.
     set_tag_attribute_values={

@@ -176,8 +176,8 @@ def _steps(counts: Counts, current: str) -> tuple[Step, ...]:
             title="Round",
             state="later",
             figure="",
-            detail="training from here: not in this release",
+            detail="training arrives in a later release",
         ),
-        Step(title="Compare", state="later", figure="", detail="two versions: not in this release"),
-        Step(title="Promote", state="later", figure="", detail="a champion: not in this release"),
+        Step(title="Compare", state="later", figure="", detail="arrives in a later release"),
+        Step(title="Promote", state="later", figure="", detail="arrives in a later release"),
     )

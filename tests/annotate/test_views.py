@@ -1,0 +1,402 @@
+from __future__ import annotations
+
+import json
+import re
+import time
+from datetime import timedelta
+
+import pytest
+from django.urls import reverse
+from django.utils import timezone
+
+from annotate import actions
+from annotate.models import Judgement, QueueEntry, Verdict
+from models_registry.models import RegisteredModel
+from tests.factories import (
+    AssignmentFactory,
+    CompletionFactory,
+    MembershipFactory,
+    ModelVersionFactory,
+    PairFactory,
+    PromptFactory,
+    QueueEntryFactory,
+    RegisteredModelFactory,
+    UserFactory,
+)
+
+pytestmark = pytest.mark.django_db
+
+HTMX = {"HX-Request": "true"}
+
+
+@pytest.fixture
+def model():
+    return RegisteredModelFactory()
+
+
+@pytest.fixture
+def labeler(model):
+    return MembershipFactory(model=model).user
+
+
+@pytest.fixture
+def visitor(client, labeler):
+    client.force_login(labeler)
+    return client
+
+
+@pytest.fixture
+def start(settings, tmp_path):
+    """Write what the supervisor says about the engine."""
+    settings.STATUS_FILE = tmp_path / "status.json"
+    settings.ENGINE_IS_OURS = True
+
+    def write(**components):
+        settings.STATUS_FILE.write_text(json.dumps({"components": components}))
+
+    return write
+
+
+def queued(model, *texts, question="What is one plus one?", **prompt):
+    """Queue a pair of two texts."""
+    prompt = PromptFactory(model=model, messages=[{"role": "user", "content": question}], **prompt)
+    first, second = (CompletionFactory(prompt=prompt, text=text) for text in texts or ("a", "b"))
+    return QueueEntryFactory(pair=PairFactory(prompt=prompt, first=first, second=second)).pair
+
+
+def leased(model, labeler, *texts, now=None):
+    """Queue a pair and lease it to somebody."""
+    queued(model, *texts)
+    return actions.pair_assign(model=model, labeler=labeler, now=now or timezone.now())
+
+
+def judge_url(model):
+    return reverse("judge", args=[model.slug])
+
+
+def judgement_url(assignment):
+    return reverse("judgement", args=[assignment.pair.prompt.model.slug, assignment.uuid])
+
+
+class TestJudge:
+    def test_shows_prompt_answers_and_seven_verdicts(self, visitor, model):
+        queued(model, "It is **two**.", "Three.", question="What is one plus one?")
+
+        page = visitor.get(judge_url(model)).text
+
+        assert "What is one plus one?" in page
+        assert "It is <strong>two</strong>." in page
+        assert "Three." in page
+        assert re.findall(r'name="verdict"\s+value="(\w+)"', page) == Verdict.values
+
+    def test_folds_what_came_before_the_question(self, visitor, model):
+        messages = [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "Hi."},
+            {"role": "assistant", "content": "Hello."},
+            {"role": "user", "content": "Bye."},
+        ]
+        QueueEntryFactory(pair__prompt__model=model, pair__prompt__messages=messages)
+
+        page = visitor.get(judge_url(model)).text
+
+        folded, shown = page.split("prompt-text")
+        assert "Be brief." in folded.split("What came before (3)")[1]
+        assert "Bye." in shown
+
+    def test_counts_what_was_done_and_what_waits(self, visitor, model):
+        queued(model, question="First?")
+        queued(model, question="Second?")
+
+        page = visitor.get(judge_url(model)).text
+
+        assert "0 today" in page
+        assert "1 pair waits" in page
+
+    def test_gives_htmx_only_the_part(self, visitor, model):
+        queued(model)
+
+        response = visitor.get(judge_url(model), headers=HTMX)
+
+        assert "<html" not in response.text
+        assert 'id="judge"' in response.text
+        assert "HX-Request" in response["Vary"]
+
+    def test_shows_hostile_text_as_text(self, visitor, model):
+        queued(model, "<script>alert(1)</script>", "</form><img src=x onerror=alert(1)>")
+
+        page = visitor.get(judge_url(model)).text
+
+        assert "<script>alert" not in page
+        assert "<img" not in page
+        assert page.count("</form>") == 2  # the verdicts' and the log-out button's
+
+    def test_shows_admins_every_model(self, client, model):
+        client.force_login(UserFactory(is_staff=True))
+        queued(model)
+
+        assert client.get(judge_url(model)).status_code == 200
+
+    def test_hides_models_of_others(self, visitor):
+        stranger = queued(RegisteredModelFactory())
+
+        assert visitor.get(judge_url(stranger.prompt.model)).status_code == 404
+
+    def test_asks_strangers_to_log_in(self, client, model):
+        response = client.get(judge_url(model))
+
+        assert response.status_code == 302
+        assert response.url.startswith(reverse("login"))
+
+    def test_is_not_cached(self, visitor, model):
+        queued(model)
+
+        assert "no-store" in visitor.get(judge_url(model))["Cache-Control"]
+
+
+class TestBlindness:
+    def test_says_nothing_about_who_wrote_what(self, visitor, model):
+        adapter = ModelVersionFactory(model=model, adapter=True, number=87_123)
+        prompt = PromptFactory(model=model)
+        mine = CompletionFactory(
+            pk=9_100_001, prompt=prompt, version=adapter, text="One.", seed=777_123,
+            completion_ids=list(range(321)), sampling={"temperature": 0.7311},
+        )  # fmt: skip
+        other = CompletionFactory(pk=9_100_002, prompt=prompt, text="Two.", finish_reason="lengthy")
+        pair = PairFactory(pk=9_200_001, prompt=prompt, first=mine, second=other)
+        QueueEntryFactory(pair=pair)
+        secrets = [
+            adapter.label, adapter.served_name, adapter.sha256, adapter.artifact_path,
+            other.version.served_name, other.version.sha256,
+            str(mine.pk), str(other.pk), str(pair.pk), str(mine.seed), "321", "0.7311", "lengthy",
+            "train", "sampler", "champion",
+        ]  # fmt: skip
+
+        for headers in ({}, HTMX):
+            response = visitor.get(judge_url(model), headers=headers)
+
+            sent = response.serialize().decode()
+            assert "One." in sent
+            assert [secret for secret in secrets if secret in sent] == []
+
+    def test_page_differs_only_by_side(self, visitor, model, labeler):
+        # The same two texts swapped leave nothing else that could tell them apart.
+        pair = PairFactory(prompt__model=model)
+        lease = AssignmentFactory(pair=pair, labeler=labeler)
+        page = visitor.get(judge_url(model)).text
+        lease.first_is_left = False
+        lease.save()
+
+        swapped = visitor.get(judge_url(model)).text
+
+        def bare(html):
+            return re.sub(r"[A-Za-z0-9]{64}", "", html)
+
+        back = (
+            bare(swapped).replace(pair.first.text, "\0").replace(pair.second.text, pair.first.text)
+        )
+        assert back.replace("\0", pair.second.text) == bare(page)
+
+
+class TestJudgement:
+    def test_records_the_verdict_and_shows_the_next_pair(self, visitor, model, labeler):
+        lease = leased(model, labeler)
+
+        response = visitor.post(judgement_url(lease), {"verdict": "left_much", "active_ms": "1500"})
+
+        assert response.status_code == 302
+        assert response.url == judge_url(model)
+        judgement = Judgement.objects.get()
+        assert judgement.verdict == Verdict.LEFT_MUCH
+        assert judgement.winner == lease.left
+        assert judgement.active_ms == 1500
+
+    def test_twice_is_once(self, visitor, model, labeler):
+        lease = leased(model, labeler)
+
+        for _ in range(2):
+            assert visitor.post(judgement_url(lease), {"verdict": "tie"}).status_code == 302
+
+        assert Judgement.objects.count() == 1
+
+    def test_is_kept_when_it_comes_late(self, visitor, model, labeler):
+        long_ago = timezone.now() - timedelta(days=2)
+        lease = leased(model, labeler, now=long_ago)
+
+        visitor.post(judgement_url(lease), {"verdict": "right"})
+
+        assert Judgement.objects.get().winner == lease.right
+
+    @pytest.mark.parametrize("data", [{}, {"verdict": ""}, {"verdict": "left_most"}])
+    def test_keeps_the_pair_when_the_verdict_is_unknown(self, visitor, model, labeler, data):
+        lease = leased(model, labeler, "Mine.", "Yours.")
+
+        response = visitor.post(judgement_url(lease), data, headers=HTMX)
+
+        assert response.status_code == 422
+        assert "nothing was recorded" in response.text
+        assert "Mine." in response.text
+        assert not Judgement.objects.exists()
+
+    @pytest.mark.parametrize("value", ["", "soon", "-5", "1e3", "٣", "9" * 400])
+    def test_is_not_lost_to_a_broken_clock(self, visitor, model, labeler, value):
+        lease = leased(model, labeler)
+
+        visitor.post(judgement_url(lease), {"verdict": "tie", "active_ms": value})
+
+        assert Judgement.objects.get().active_ms == 0
+
+    def test_takes_nothing_else_from_the_form(self, visitor, model, labeler):
+        lease = leased(model, labeler)
+
+        visitor.post(
+            judgement_url(lease),
+            {"verdict": "left", "winner": lease.right.pk, "revision": 9, "guidelines_version": 9},
+        )
+
+        judgement = Judgement.objects.get()
+        assert (judgement.winner, judgement.revision) == (lease.left, 1)
+        assert judgement.guidelines_version != 9
+
+    def test_of_somebody_else_is_not_found(self, visitor, model):
+        lease = leased(model, UserFactory())
+
+        assert visitor.post(judgement_url(lease), {"verdict": "left"}).status_code == 404
+        assert not Judgement.objects.exists()
+
+    def test_under_another_model_is_not_found(self, visitor, model, labeler):
+        lease = leased(model, labeler)
+        other = MembershipFactory(user=labeler).model
+
+        url = reverse("judgement", args=[other.slug, lease.uuid])
+
+        assert visitor.post(url, {"verdict": "left"}).status_code == 404
+
+    def test_needs_membership_still(self, visitor, model, labeler):
+        lease = leased(model, labeler)
+        labeler.memberships.all().delete()
+
+        assert visitor.post(judgement_url(lease), {"verdict": "left"}).status_code == 404
+
+    def test_needs_a_token(self, client, model, labeler):
+        strict = type(client)(enforce_csrf_checks=True)
+        strict.force_login(labeler)
+        lease = leased(model, labeler)
+
+        response = strict.post(judgement_url(lease), {"verdict": "left"})
+
+        assert response.status_code == 403
+        assert "open for too long" in response.text
+
+    def test_goes_back_to_the_pair_after_a_login_in_between(self, visitor, model, labeler):
+        lease = leased(model, labeler)
+
+        assert visitor.get(judgement_url(lease)).url == judge_url(model)
+
+    def test_reloads_the_page_when_the_session_is_over(self, client, model, labeler):
+        lease = leased(model, labeler)
+
+        response = client.post(judgement_url(lease), {"verdict": "left"}, headers=HTMX, follow=True)
+
+        assert response["HX-Refresh"] == "true"
+
+
+READY = {"environment": {"state": "ready"}, "base": {"state": "done"}, "engine": {"state": "ready"}}
+
+
+class TestWaiting:
+    def page(self, visitor, model, **query):
+        return visitor.get(judge_url(model), query, headers=HTMX if query else {})
+
+    def test_shows_the_start_of_the_engine_and_how_long_it_takes(self, visitor, model, start):
+        running = {
+            "state": "running",
+            "since": time.time(),
+            "expected_s": 100,
+            "detail": "Loading.",
+        }
+        start(**READY | {"engine": running})
+
+        page = self.page(visitor, model).text
+
+        assert "Start vLLM" in page
+        assert "Loading." in page
+        assert "Write the first pairs" in page
+        assert "about 2 minutes" in page
+
+    def test_says_why_the_engine_did_not_start(self, visitor, model, start):
+        start(**READY | {"engine": {"state": "failed", "detail": "Not enough memory."}})
+
+        page = self.page(visitor, model).text
+
+        assert page.count("Not enough memory.") == 1
+        assert "An admin has to" in page
+
+    def test_says_why_the_model_is_not_there(self, visitor, model, start):
+        start(**READY)
+        RegisteredModel.objects.update(state=RegisteredModel.State.FAILED, failure="No tokenizer.")
+
+        page = self.page(visitor, model).text
+
+        assert "No tokenizer." in page
+
+    def test_says_that_prompts_are_missing(self, visitor, model, start):
+        start(**READY)
+
+        assert "An admin imports prompts" in self.page(visitor, model).text
+
+    def test_says_that_the_first_pairs_are_being_written(self, visitor, model, start):
+        start(**READY)
+        PromptFactory(model=model)
+
+        page = self.page(visitor, model).text
+
+        assert "Write the first pairs" in page
+        assert "about half a minute" in page
+
+    def test_says_that_everything_is_judged(self, visitor, model, start):
+        start(**READY)
+        PairFactory(prompt__model=model)
+
+        assert "You have judged everything that waits" in self.page(visitor, model).text
+
+    def test_is_not_painted_again_until_it_changes(self, visitor, model, start):
+        start(**READY)
+        PromptFactory(model=model)
+        seen = self.page(visitor, model).context["waiting"].fingerprint
+
+        assert self.page(visitor, model, seen=seen).status_code == 204
+
+        PairFactory(prompt__model=model)
+        assert self.page(visitor, model, seen=seen).status_code == 200
+
+    def test_stops_asking_when_a_pair_is_there(self, visitor, model, start):
+        start(**READY)
+        queued(model, "Mine.", "Yours.")
+
+        response = self.page(visitor, model, seen="0")
+
+        assert response.status_code == 286
+        assert "Mine." in response.text
+        assert QueueEntry.objects.get().leased == 1
+
+    def test_reloads_without_javascript(self, visitor, model, start):
+        start()
+
+        assert '<meta http-equiv="refresh"' in self.page(visitor, model).text
+
+
+class TestGuidelines:
+    def test_are_beside_the_pair(self, visitor, model):
+        model.judging_policy.guidelines = "Be **strict**."
+        model.judging_policy.save()
+        queued(model)
+
+        assert "Be <strong>strict</strong>." in visitor.get(judge_url(model)).text
+
+    def test_are_not_shown_empty(self, visitor, model):
+        model.judging_policy.guidelines = ""
+        model.judging_policy.save()
+        queued(model)
+
+        assert "Guidelines" not in visitor.get(judge_url(model)).text

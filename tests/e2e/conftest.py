@@ -1,0 +1,77 @@
+"""A real Chromium against a real server; every test fails on a content-security violation or a script error."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+from django.conf import settings
+from django.test import Client
+
+from tests.factories import PASSWORD, MembershipFactory, RegisteredModelFactory
+
+# Playwright's synchronous interface runs an event loop in this thread; the ORM is used beside it.
+os.environ.setdefault("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
+
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.fixture(scope="session")
+def browser_type_launch_args(browser_type_launch_args):
+    """Start the system's Chromium if there is one, quietly."""
+    found = next((path for name in CHROMIUM if (path := shutil.which(name))), None)
+    quiet = [
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+    ]
+    return (
+        browser_type_launch_args | {"args": quiet} | ({"executable_path": found} if found else {})
+    )
+
+
+@pytest.fixture
+def model(transactional_db):
+    """A model that is ready."""
+    return RegisteredModelFactory()
+
+
+@pytest.fixture
+def labeler(model):
+    """A member of the model."""
+    return MembershipFactory(model=model).user
+
+
+@pytest.fixture
+def log_in(live_server):
+    """Put a session into a browser context without the form."""
+
+    def put(context, user):
+        client = Client()
+        assert client.login(username=user.username, password=PASSWORD)
+        cookie = client.cookies[settings.SESSION_COOKIE_NAME]
+        context.add_cookies([{"name": cookie.key, "value": cookie.value, "url": live_server.url}])
+
+    return put
+
+
+@pytest.fixture
+def complaints():
+    """What a page said in its console; a test that expects a complaint clears the list."""
+    return []
+
+
+@pytest.fixture
+def quiet_page(context, complaints):
+    """A page that must not complain in its console."""
+    page = context.new_page()
+    page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
+    yield page
+    assert complaints == []

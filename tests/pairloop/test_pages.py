@@ -1,0 +1,286 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from django.core.management import call_command
+from django.db import connection
+from django.test import Client
+from django.urls import reverse
+
+from annotate.models import Drop, Split
+from pairloop.pages import queries
+from tests.factories import (
+    PASSWORD,
+    JudgementFactory,
+    MembershipFactory,
+    ModelVersionFactory,
+    PromptFactory,
+    QueueEntryFactory,
+    RegisteredModelFactory,
+    UserFactory,
+)
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def admin(client):
+    client.force_login(UserFactory(is_staff=True))
+    return client
+
+
+class TestLogin:
+    def test_leads_home(self, client):
+        user = UserFactory()
+
+        response = client.post(reverse("login"), {"username": user.username, "password": PASSWORD})
+
+        assert response.url == reverse("home")
+
+    def test_leads_to_where_one_was_going(self, client):
+        user = UserFactory()
+        page = client.get("/models/demo/judge/", follow=True)
+
+        response = client.post(
+            reverse("login"),
+            {"username": user.username, "password": PASSWORD, "next": page.context["next"]},
+        )
+
+        assert response.url == "/models/demo/judge/"
+
+    def test_leads_to_no_other_site(self, client):
+        user = UserFactory()
+
+        response = client.post(
+            reverse("login"),
+            {"username": user.username, "password": PASSWORD, "next": "https://evil.example/"},
+        )
+
+        assert response.url == reverse("home")
+
+    def test_says_the_same_about_a_wrong_name_and_a_wrong_password(self, client):
+        user = UserFactory()
+
+        pages = [
+            client.post(reverse("login"), {"username": name, "password": "wrong"}).text
+            for name in (user.username, "nobody")
+        ]
+
+        assert all("do not go together" in page for page in pages)
+
+    def test_out_needs_a_post(self, admin):
+        assert admin.get(reverse("logout")).status_code == 405
+        assert admin.post(reverse("logout")).url == reverse("login")
+
+
+class TestHome:
+    def test_needs_a_login(self, client):
+        assert client.get("/").status_code == 302
+
+    def test_shows_a_labeler_their_models_and_what_waits(self, client):
+        membership = MembershipFactory(model__name="Mine")
+        QueueEntryFactory(pair__prompt__model=membership.model)
+        RegisteredModelFactory(name="Somebody else's")
+        client.force_login(membership.user)
+
+        page = client.get("/").text
+
+        assert "Mine" in page
+        assert "1 pair waits to be judged." in page
+        assert reverse("judge", args=[membership.model.slug]) in page
+        assert "Somebody else" not in page
+
+    def test_tells_a_labeler_without_models_when_that_changes(self, client):
+        client.force_login(UserFactory())
+
+        assert "As soon as an admin adds you" in client.get("/").text
+
+    def test_shows_an_admin_how_far_each_loop_is(self, admin):
+        model = RegisteredModelFactory()
+        PromptFactory(model=model, split=Split.HOLDOUT)
+        QueueEntryFactory(pair__prompt__model=model)
+        JudgementFactory(assignment__pair__prompt__model=model)
+        Drop.objects.create(version=ModelVersionFactory(model=model), reason="truncated", count=31)
+
+        response = admin.get("/")
+
+        loop = response.context["loops"][0]
+        assert [step.figure for step in loop.steps] == ["3", "1", "1", "", "", ""]
+        assert "2 to train on, 1 held out" in response.text
+        assert "1 pair waits" in loop.next_action
+        assert "cut off at the token limit" in response.text
+        assert "31" in response.text
+
+    def test_tells_an_admin_without_models_when_that_changes(self, admin):
+        assert "registers the first one" in admin.get("/").text
+
+    def test_costs_the_same_number_of_queries_however_much_there_is(
+        self, admin, django_assert_max_num_queries
+    ):
+        model = RegisteredModelFactory()
+        for _ in range(5):
+            JudgementFactory(assignment__pair__prompt__model=model)
+
+        # Session and user, models, and four for the one loop.
+        with django_assert_max_num_queries(7):
+            admin.get("/")
+
+
+class TestNextAction:
+    @pytest.fixture
+    def start(self, settings, tmp_path):
+        settings.STATUS_FILE = tmp_path / "status.json"
+        settings.ENGINE_IS_OURS = True
+
+        def write(**components):
+            settings.STATUS_FILE.write_text(json.dumps({"components": components}))
+
+        return write
+
+    def loop(self):
+        return queries.loops_of(UserFactory(is_staff=True))[0]
+
+    def test_is_to_read_why_the_model_failed(self, start):
+        RegisteredModelFactory(state="failed", failure="No tokenizer.")
+
+        assert "No tokenizer." in self.loop().next_action
+
+    def test_is_to_import_prompts(self, start):
+        RegisteredModelFactory()
+
+        assert "Import prompts" in self.loop().next_action
+
+    def test_is_to_repair_the_engine(self, start):
+        start(engine={"state": "failed", "detail": "Not enough memory."})
+        PromptFactory()
+
+        assert "Not enough memory." in self.loop().next_action
+
+    def test_is_to_judge_even_while_the_engine_is_broken(self, start):
+        start(engine={"state": "failed", "detail": "Not enough memory."})
+        QueueEntryFactory()
+
+        assert self.loop().next_action == "Judge: 1 pair waits."
+
+    def test_is_nothing_while_the_engine_starts(self, start):
+        start(engine={"state": "running"})
+        PromptFactory()
+
+        assert "the engine is starting" in self.loop().next_action
+
+    def test_is_nothing_while_pairs_are_written(self, start):
+        start(engine={"state": "ready"})
+        PromptFactory()
+
+        assert "writing new pairs" in self.loop().next_action
+
+
+class TestEngineState:
+    @pytest.mark.parametrize(
+        ("components", "state"),
+        [
+            ({}, "elsewhere"),
+            ({"engine": {"state": "running"}}, "starting"),
+            ({"engine": {"state": "failed"}}, "failed"),
+            ({"engine": {"state": "ready"}}, "ready"),
+        ],
+    )
+    def test_is_one_word(self, settings, tmp_path, components, state):
+        settings.STATUS_FILE = tmp_path / "status.json"
+        settings.ENGINE_IS_OURS = True
+        settings.STATUS_FILE.write_text(json.dumps({"components": components}))
+
+        assert queries.engine_state() == state
+
+
+class TestHealthz:
+    def test_asks_neither_for_a_login_nor_the_database(self, client, django_assert_num_queries):
+        with django_assert_num_queries(0):
+            response = client.get("/healthz")
+
+        assert (response.status_code, response.text) == (200, "ok\n")
+
+
+class TestReadyz:
+    def test_is_ready_without_a_login(self, client):
+        response = client.get("/readyz")
+
+        assert response.status_code == 200
+        assert set(response.json()) == {"detail", "engine"}
+
+    @pytest.mark.django_db(transaction=True)
+    def test_is_not_ready_before_the_migrations(self, client):
+        call_command("migrate", "sessions", "zero", verbosity=0)
+        try:
+            response = client.get("/readyz")
+        finally:
+            call_command("migrate", verbosity=0)
+
+        assert response.status_code == 503
+        assert response.json()["code"] == "migrations_missing"
+        assert "manage.py migrate" in response.json()["detail"]
+
+    @pytest.mark.django_db(transaction=True)
+    def test_is_not_ready_without_the_database(self, client):
+        connection.close()
+        host = connection.settings_dict["HOST"]
+        connection.settings_dict["HOST"] = "/nowhere"
+        try:
+            response = client.get("/readyz")
+        finally:
+            connection.settings_dict["HOST"] = host
+            connection.close()
+
+        assert response.status_code == 503
+        assert response.json()["code"] == "database_not_ready"
+        assert "/nowhere" not in response.text
+
+
+class TestErrorPages:
+    def test_say_what_to_do(self, client):
+        response = client.get("/nothing-here/")
+
+        assert response.status_code == 404
+        assert "There is nothing here" in response.text
+
+    def test_survive_a_broken_view(self, monkeypatch):
+        def broken(_user):
+            raise RuntimeError
+
+        monkeypatch.setattr("pairloop.pages.queries.desks_of", broken)
+        client = Client(raise_request_exception=False)
+        client.force_login(UserFactory())
+
+        response = client.get("/")
+
+        assert response.status_code == 500
+        assert "Nothing that you did is lost" in response.text
+
+
+class TestSafety:
+    @pytest.mark.parametrize(
+        "path", ["/", "/login/", "/healthz", "/readyz", "/nothing/", "/admin/"]
+    )
+    def test_every_answer_forbids_foreign_scripts(self, client, path):
+        policy = client.get(path)["Content-Security-Policy"]
+
+        assert "default-src 'none'" in policy
+        assert "script-src 'self'" in policy
+        assert "unsafe" not in policy
+
+    def test_htmx_is_told_to_run_nothing(self, client):
+        page = client.get("/login/").text
+        options = json.loads(
+            page.split('name="htmx-config"')[1].split("content='")[1].split("'")[0]
+        )
+
+        for name in ("allowEval", "allowScriptTags", "includeIndicatorStyles"):
+            assert options[name] is False
+        assert options["selfRequestsOnly"] is True
+        assert options["historyCacheSize"] == 0
+
+    def test_admin_is_for_staff(self, client):
+        client.force_login(UserFactory())
+
+        assert client.get("/admin/").status_code == 302
