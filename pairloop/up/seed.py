@@ -11,7 +11,7 @@ from django.contrib.auth.models import Group, User
 from django.db import connection, transaction
 
 from annotate import actions as annotate
-from annotate.models import Prompt
+from annotate.models import JudgingPolicy, Prompt
 from models_registry import actions as registry
 from models_registry.bases import DEMO
 from models_registry.models import RegisteredModel
@@ -20,6 +20,16 @@ LABELERS = "labelers"
 STARTER_PROMPTS = Path("annotate") / "data" / "starter_prompts.jsonl"
 #: Any number will do, as long as nothing else in this database locks it.
 SEED_LOCK = 7_205_901
+#: At temperature 1, a model this small wanders off before its first sentence ends.
+DEMO_TEMPERATURE = 0.7
+GUIDELINES = """\
+Choose the answer you would rather have got.
+
+- It does what was asked: one sentence when one sentence was asked for, a name when a name was.
+- It is true and makes sense; a short plain answer beats a long muddled one.
+- Between two good ones, take the kinder and shorter. *Slightly* is for close calls.
+- *Both are bad* is an answer too: it tells where the model is weak.
+"""
 RESET = "Forgot one? .venv/bin/python manage.py changepassword admin (or labeler)"
 
 
@@ -42,6 +52,9 @@ def seed() -> list[str]:
     lines.append(RESET)
     if not RegisteredModel.objects.exists():
         model = registry.model_prepare(slug=DEMO, name="SmolLM2-135M-Instruct", source=DEMO)
+        JudgingPolicy.objects.create(
+            model=model, guidelines=GUIDELINES, temperature=DEMO_TEMPERATURE
+        )
         for user in User.objects.filter(groups=labelers):
             registry.member_add(model=model, user=user)
     demo = RegisteredModel.objects.filter(slug=DEMO).first()
