@@ -90,7 +90,7 @@ def whole() -> list[Stage]:
         *[Stage(f"{folder} with torch", (*ml, folder), seconds=420, tests=(folder,)) for folder in ML_FOLDERS],
         Stage(
             "the journey, with a real engine",
-            (*covered, "-m", "engine", "--timeout", "0", "tests/loop", "tests/contracts"),
+            (*covered, "-m", "engine", "-s", "-p", "no:randomly", "--timeout", "0", "tests/loop"),
             seconds=900,
             tests=("tests/loop",),
         ),

@@ -1,0 +1,152 @@
+"""From an empty folder to a real pair that a labeler judges; the engine's contracts on the way."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.loop.conftest import ML_PYTHON, ROOT, Product, token_of
+
+pytestmark = pytest.mark.engine
+
+JUDGEMENT = re.compile(r'action="(/models/demo/judge/[0-9a-f-]{36}/)"')
+
+ADAPTER = """
+import sys, torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
+model = get_peft_model(model, LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM"))
+for name, parameter in model.named_parameters():
+    if "lora_B" in name:
+        torch.nn.init.normal_(parameter, std=1e-3)
+model.save_pretrained(sys.argv[2])
+"""
+
+
+def processes_of(var: Path) -> list[str]:
+    """Return the command lines of processes that mention this state folder, in arguments or environment."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        if int(folder.name) == os.getpid():
+            continue
+        try:
+            # PostgreSQL renames its processes but keeps its working folder.
+            where = str((folder / "cwd").readlink())
+            text = (folder / "environ").read_bytes() + (folder / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if os.fsencode(var) in text or where.startswith(str(var)):
+            found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+    return found
+
+
+class TestFirstPair:
+    """In order: each test goes on where the one before it ended."""
+
+    def test_serves_a_page_before_anything_else_is_ready(self, product: Product) -> None:
+        product.wait_for("the page", lambda: product.printed("web ready"), seconds=90)
+
+        labeler = product.log_in("labeler")
+        page = labeler.get("/models/demo/judge/")
+
+        assert page.status_code == 200
+        assert "vLLM" in page.text
+        assert not JUDGEMENT.search(page.text)
+
+    def test_shows_a_real_pair_and_takes_verdicts(self, product: Product) -> None:
+        labeler = product.log_in("labeler")
+        product.wait_for(
+            "a pair",
+            lambda: JUDGEMENT.search(labeler.get("/models/demo/judge/").text),
+            seconds=420,
+        )
+        pages = []
+
+        for verdict in ("left", "tie"):
+            product.wait_for(
+                "the next pair",
+                lambda: JUDGEMENT.search(labeler.get("/models/demo/judge/").text),
+                seconds=120,
+            )
+            page = labeler.get("/models/demo/judge/").text
+            form = JUDGEMENT.search(page)
+            assert form
+            answer = labeler.post(
+                form[1], data={"verdict": verdict, "csrfmiddlewaretoken": token_of(page)}
+            )
+            assert answer.status_code == 200
+            pages.append(form[1])
+
+        assert len(set(pages)) == 2
+        assert "2 today" in re.sub(
+            r"<[^>]+>|\s+", " ", labeler.get("/models/demo/judge/").text
+        ).replace("  ", " ")
+
+    def test_refuses_a_second_start_on_the_same_folder(self, product: Product) -> None:
+        second = subprocess.run(
+            [str(ROOT / ".venv" / "bin" / "python"), "manage.py", "up"],
+            cwd=ROOT,
+            env=os.environ
+            | {"PAIRLOOP_VAR": str(product.var), "DJANGO_SETTINGS_MODULE": "pairloop.settings"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+        assert second.returncode == 1
+        assert str(product.process.pid) in second.stdout + second.stderr
+
+    def test_engine_keeps_the_contract_that_the_fake_keeps(
+        self, product: Product, tmp_path: Path
+    ) -> None:
+        base = next(path for path in (product.var / "bases").iterdir() if path.is_dir())
+        subprocess.run(
+            [str(ML_PYTHON), "-c", ADAPTER, str(base), str(tmp_path / "adapter")],
+            check=True, timeout=120,
+        )  # fmt: skip
+        # A long state folder has its sockets elsewhere; the command line tells where.
+        command = next(line for line in processes_of(product.var) if "--uds" in line)
+        engine = command.split("--uds ")[1].split()[0]
+
+        done = subprocess.run(
+            [str(ML_PYTHON), "-m", "pytest", "-q", "-c", "tests/ml.toml", "--rootdir", ".",
+             "tests/contracts"],
+            cwd=ROOT,
+            env=os.environ
+            | {
+                "PAIRLOOP_TEST_ENGINE_URL": f"unix://{engine}",
+                "PAIRLOOP_TEST_ENGINE_MODEL": _served_name(engine),
+                "PAIRLOOP_TEST_ADAPTER": str(tmp_path / "adapter"),
+            },
+            capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+
+        print(done.stdout[-2000:])
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "skipped" not in done.stdout.splitlines()[-1]
+
+    def test_leaves_nothing_behind_after_ctrl_c(self, product: Product) -> None:
+        assert len(processes_of(product.var)) >= 6
+
+        product.process.send_signal(signal.SIGINT)
+
+        assert product.process.wait(timeout=60) == 0, product.told()
+        deadline = time.monotonic() + 10
+        while processes_of(product.var) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert processes_of(product.var) == []
+
+
+def _served_name(engine: str) -> str:
+    from models_registry.engine.client import VllmEngine  # noqa: PLC0415
+
+    with VllmEngine(f"unix://{engine}") as client:
+        return client.models()[0]
