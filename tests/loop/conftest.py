@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -56,9 +57,14 @@ class Product:
         ]
         return "\n".join([*self.lines, *logs])
 
-    def log_in(self, user: str) -> httpx.Client:
-        """Return a browser-like client that is logged in."""
-        client = httpx.Client(base_url=self.address, follow_redirects=True, timeout=10)
+    @contextmanager
+    def log_in(self, user: str) -> Iterator[httpx.Client]:
+        """Yield a browser-like client that is logged in."""
+        with httpx.Client(base_url=self.address, follow_redirects=True, timeout=10) as client:
+            self._enter(client, user)
+            yield client
+
+    def _enter(self, client: httpx.Client, user: str) -> None:
         page = client.get("/login/")
         answer = client.post(
             "/login/",
@@ -69,7 +75,6 @@ class Product:
             },
         )
         assert answer.status_code == 200, answer.text
-        return client
 
 
 def token_of(page: str) -> str:
@@ -129,3 +134,5 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
         except subprocess.TimeoutExpired:
             process.kill()
         reader.join(timeout=5)
+        assert process.stdout
+        process.stdout.close()
