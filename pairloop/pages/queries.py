@@ -138,7 +138,7 @@ def _next(model: RegisteredModel, progress: EngineProgress, counts: Counts) -> t
             "Import prompts: without them there is nothing to answer and nothing to judge.",
         )
     if counts.waiting:
-        return "Judgements", f"Judge: {_waiting(counts.waiting)}."
+        return "Judgements", f"{_waiting(counts.waiting)} to be judged."
     if progress.failed:
         return "Pairs", f"“{progress.failed.title}” failed: {progress.failed.detail}"
     if not (progress.is_ready and model.is_ready):

@@ -1,5 +1,5 @@
-/* The judging screen: time of active reading, no vote by the second half of a double click, and a word
-   when a vote did not reach the server. Everything works without it. */
+/* The judging screen: time of active reading, no vote by the second half of a double click, no hint where
+   the pointer was left, and a word when a vote did not reach the server. Everything works without it. */
 
 const IDLE_MS = 30_000;
 const FRESH_MS = 350;
@@ -45,6 +45,11 @@ document.body.addEventListener("htmx:afterSwap", (event) => {
   if (!event.target.querySelector("[data-active-ms]")) return;
   paintedAt = last = performance.now();
   active = 0;
+  event.target.dataset.fresh = "";
+});
+
+document.addEventListener("pointermove", (event) => {
+  if (event.movementX || event.movementY) delete document.querySelector("[data-fresh]")?.dataset.fresh;
 });
 
 for (const type of ["htmx:sendError", "htmx:responseError", "htmx:timeout"]) {

@@ -90,6 +90,23 @@ class TestJudge:
         page.wait_for_timeout(500)
         assert Judgement.objects.count() == 1
 
+    def test_hints_at_nothing_where_the_pointer_was_left(self, page, judge_url, model):
+        queued(model, "One?")
+        queued(model, "Two?")
+        page.goto(judge_url)
+        first = page.locator(".prompt-text").inner_text()
+        plain = verdict(page, Verdict.LEFT.label)
+        background = plain.evaluate("button => getComputedStyle(button).backgroundColor")
+
+        plain.click()
+
+        expect(page.locator(".prompt-text")).not_to_have_text(first)
+        # Long enough for the browser to notice what lies under the pointer now.
+        page.wait_for_timeout(300)
+        expect(plain).to_have_css("background-color", background)
+        page.mouse.move(*[plain.bounding_box()[axis] + 30 for axis in "xy"])
+        expect(plain).not_to_have_css("background-color", background)
+
     def test_moves_focus_to_the_next_prompt(self, page, judge_url, model):
         queued(model, "One?")
         queued(model, "Two?")

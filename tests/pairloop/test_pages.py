@@ -161,7 +161,7 @@ class TestNextAction:
         start(engine={"state": "failed", "detail": "Not enough memory."})
         QueueEntryFactory()
 
-        assert self.loop().next_action == "Judge: 1 pair waits."
+        assert self.loop().next_action == "1 pair waits to be judged."
 
     def test_is_nothing_while_the_engine_starts(self, start):
         start(engine={"state": "running"})
