@@ -52,7 +52,7 @@ ENGINE_CORES = env_text("PAIRLOOP_ENGINE_CORES")
 #: GiB of memory for vLLM's key-value cache on a CPU.
 ENGINE_CACHE_GIB = env_int("PAIRLOOP_ENGINE_CACHE_GIB", default=1, least=1)
 #: How many requests Pairloop has under way at the engine at once; each asks for several completions.
-ENGINE_REQUESTS = env_int("PAIRLOOP_ENGINE_REQUESTS", default=4, least=1)
+ENGINE_REQUESTS = env_int("PAIRLOOP_ENGINE_REQUESTS", default=8, least=1)
 #: The registered model whose engine `manage.py up` starts.
 MODEL = env_text("PAIRLOOP_MODEL", "demo")
 

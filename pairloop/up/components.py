@@ -109,6 +109,8 @@ def specs(*, say: Say, cluster_lock: int | None) -> list[Spec]:
             launch=lambda: _manage(
                 *("procrastinate", "worker", "--queues", "default,sample", "--concurrency", "4"),
                 *("--shutdown-graceful-timeout", "8"),
+                # The schedule alone makes 8,640 jobs a day; failed ones stay to be looked at.
+                *("--delete-jobs", "successful"),
             ),
             needs=("web",),
             # Procrastinate does not listen again after it lost its connection; it only polls.
