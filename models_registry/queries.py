@@ -10,6 +10,8 @@ from django.conf import settings
 from django.contrib.auth.models import User
 from django.db.models import QuerySet
 
+from models_registry import serving
+from models_registry.engine.types import EngineError
 from models_registry.models import Alias, ModelVersion, RegisteredModel
 from pairloop.lib import files
 
@@ -85,7 +87,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class EngineProgress:
-    """Where the engine's start is. Empty stages: nobody here starts one, it runs elsewhere."""
+    """Where the engine's start is. Empty stages: no supervisor runs here."""
 
     stages: tuple[Stage, ...]
 
@@ -107,6 +109,8 @@ class EngineProgress:
         return sum(known) if known and len(known) == len(left) else None
 
 
+#: Seconds that a page waits for an engine that somebody else runs.
+PAGE_PATIENCE_S = 2
 TITLES = {
     "environment": "Set up the model environment",
     "base": "Prepare the base model",
@@ -123,15 +127,33 @@ STATES = {
 
 
 def engine_progress() -> EngineProgress:
-    """Read how far the supervisor's start of the engine is; no query."""
-    components = files.read_json(settings.STATUS_FILE).get("components", {})
+    """Tell how far our own engine's start is, from the supervisor's file; or ask somebody else's."""
     if not settings.ENGINE_IS_OURS:
-        components = {}
+        return EngineProgress((_stage_elsewhere(),))
+    components = files.read_json(settings.STATUS_FILE).get("components", {})
     return EngineProgress(
         tuple(
             _stage(title, components[name]) for name, title in TITLES.items() if name in components
         )
     )
+
+
+def _stage_elsewhere() -> Stage:
+    """Ask an engine that somebody else runs; a page waits for it for two seconds at most."""
+    title, version = "Reach the engine", base_version(settings.MODEL)
+    try:
+        with serving.engine(timeout=PAGE_PATIENCE_S) as engine:
+            served = engine.models()
+    except EngineError as error:
+        detail = f"{error} Check PAIRLOOP_ENGINE_URL, or start it; Pairloop keeps asking."
+        return Stage(title=title, state="running", detail=detail, seconds_left=None)
+    if version and version.served_name not in served:
+        detail = (
+            f"It answers, but does not serve {version}. `manage.py engine_command {settings.MODEL}` "
+            "says how to start it."
+        )
+        return Stage(title=title, state="failed", detail=detail, seconds_left=None)
+    return Stage(title=title, state="done", detail="", seconds_left=0)
 
 
 def _stage(title: str, component: dict[str, object]) -> Stage:

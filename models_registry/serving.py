@@ -7,6 +7,8 @@ from django.conf import settings
 from models_registry.engine.client import VllmEngine
 
 
-def engine() -> VllmEngine:
-    """Return a client of the engine in the settings; use it in a `with` block."""
-    return VllmEngine(settings.ENGINE_URL, key=settings.ENGINE_KEY, timeout=settings.ENGINE_TIMEOUT)
+def engine(*, timeout: float | None = None) -> VllmEngine:
+    """Return a client of the engine in the settings, which waits `timeout` seconds for an answer."""
+    return VllmEngine(
+        settings.ENGINE_URL, key=settings.ENGINE_KEY, timeout=timeout or settings.ENGINE_TIMEOUT
+    )

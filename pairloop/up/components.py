@@ -86,7 +86,6 @@ def specs(*, say: Say, cluster_lock: int | None) -> list[Spec]:
             name="environment",
             launch=_environment,
             needs=("web",),
-            skip=_engine_given,
             expected_s=150,
         ),
         Spec(
@@ -307,7 +306,15 @@ def _environment() -> processes.Launch:
 
 
 def _engine_given() -> str:
-    return "" if settings.ENGINE_IS_OURS else f"Uses the engine at {settings.ENGINE_URL}."
+    if settings.ENGINE_IS_OURS:
+        return ""
+    with serving.engine(timeout=5) as client:
+        if client.ready():
+            return f"Uses the engine at {settings.ENGINE_URL}."
+    return (
+        f"The engine at {settings.ENGINE_URL} does not answer. Start it or correct PAIRLOOP_ENGINE_URL;"
+        " without the variable, Pairloop runs one of its own. It keeps asking, and pages work meanwhile."
+    )
 
 
 def _base() -> processes.Launch:
@@ -332,11 +339,14 @@ def _engine() -> processes.Launch:
         connection.close()
     if model is None or version is None:
         raise EngineUnusable
+    listening = Path(settings.ENGINE_URL.removeprefix("unix://"))
+    # vLLM leaves its socket behind, and cannot listen where there is one already.
+    listening.unlink(missing_ok=True)
     command, environment = engine.launch(
         python=settings.ML_PYTHON,
         base=settings.BASES / version.artifact_path,
         served_name=version.served_name,
-        socket=Path(settings.ENGINE_URL.removeprefix("unix://")),
+        socket=listening,
         state=files.private_folder(settings.VAR / "engine"),
         lora_rank=model.lora_rank,
         cores=settings.ENGINE_CORES or engine.cores_available(),

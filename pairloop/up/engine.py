@@ -45,17 +45,7 @@ def launch(
         *(str(python), "-m", "vllm.entrypoints.cli.main", "serve", str(base)),
         *("--uds", str(socket)),
         *("--served-model-name", served_name),
-        *("--dtype", dtype),
-        *("--max-model-len", str(MODEL_LENGTH)),
-        *("--max-num-seqs", str(SEQUENCES)),
-        "--enable-lora",
-        *("--max-loras", str(ADAPTERS_IN_BATCH)),
-        *("--max-cpu-loras", str(ADAPTERS_IN_MEMORY)),
-        *("--max-lora-rank", str(lora_rank_room(lora_rank))),
-        # The base's own generation_config.json would change what temperature 1 means.
-        *("--generation-config", "vllm"),
-        "--disable-uvicorn-access-log",
-        "--disable-fastapi-docs",
+        *options(lora_rank=lora_rank, dtype=dtype),
     ]
     environment = {
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
@@ -83,6 +73,23 @@ def launch(
         environment["VLLM_CPU_KVCACHE_SPACE"] = str(cache_gib)
         environment["VLLM_CPU_OMP_THREADS_BIND"] = cores
     return command, environment
+
+
+def options(*, lora_rank: int, dtype: str = "float32") -> list[str]:
+    """Return the options that Pairloop relies on, wherever its vLLM runs."""
+    return [
+        *("--dtype", dtype),
+        *("--max-model-len", str(MODEL_LENGTH)),
+        *("--max-num-seqs", str(SEQUENCES)),
+        "--enable-lora",
+        *("--max-loras", str(ADAPTERS_IN_BATCH)),
+        *("--max-cpu-loras", str(ADAPTERS_IN_MEMORY)),
+        *("--max-lora-rank", str(lora_rank_room(lora_rank))),
+        # The base's own generation_config.json would change what temperature 1 means.
+        *("--generation-config", "vllm"),
+        "--disable-uvicorn-access-log",
+        "--disable-fastapi-docs",
+    ]
 
 
 def lora_rank_room(rank: int) -> int:

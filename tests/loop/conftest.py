@@ -26,12 +26,74 @@ TOKEN = re.compile(r'name="csrfmiddlewaretoken" value="([^"]+)"')
 
 @dataclass
 class Product:
-    """A running `manage.py up` and what it has printed."""
+    """One state folder, the `manage.py up` that runs on it and what it has printed."""
 
-    process: subprocess.Popen[str]
-    var: Path
-    address: str
+    folder: Path
+    port: int
     lines: list[str] = field(default_factory=list)
+    _process: subprocess.Popen[str] | None = None
+    _reader: threading.Thread | None = None
+
+    @property
+    def var(self) -> Path:
+        """The state folder."""
+        return self.folder / "var"
+
+    @property
+    def address(self) -> str:
+        """Where its pages are."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def process(self) -> subprocess.Popen[str]:
+        """The supervisor."""
+        assert self._process
+        return self._process
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables of a process that works on this state folder."""
+        # Without coverage in the model's environment: measuring vLLM would slow it down.
+        python = self.folder / "python"
+        python.write_text(f'#!/bin/sh\nunset COVERAGE_PROCESS_CONFIG\nexec {ML_PYTHON} "$@"\n')
+        python.chmod(0o755)
+        others = ("PAIRLOOP_", "DJANGO_")
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(others)}
+        return kept | {
+            "PAIRLOOP_VAR": str(self.var),
+            "PAIRLOOP_BIND": f"127.0.0.1:{self.port}",
+            "PAIRLOOP_ML_PYTHON": str(python),
+        }
+
+    def start(self) -> None:
+        """Start the supervisor and forget the lines of the one before it."""
+        self.close()
+        self.lines = []
+        process = subprocess.Popen(
+            [sys.executable, "-u", "manage.py", "up"],
+            cwd=ROOT,
+            env=self.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self._process = process
+        self._reader = threading.Thread(target=self._read, args=(process, self.lines), daemon=True)
+        self._reader.start()
+
+    @staticmethod
+    def _read(process: subprocess.Popen[str], lines: list[str]) -> None:
+        assert process.stdout
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            lines.append(line.rstrip())
+
+    def close(self) -> None:
+        """Close the pipe of a supervisor that has ended."""
+        if self._process and self._reader:
+            self._reader.join(timeout=5)
+            assert self._process.stdout
+            self._process.stdout.close()
 
     def wait_for(self, what: str, find: Callable[[], object], *, seconds: float) -> None:
         """Wait until `find` returns something true; fail with all that is known when it does not."""
@@ -92,47 +154,15 @@ def _free_port() -> int:
 
 @pytest.fixture(scope="session")
 def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
-    """Start Pairloop on an empty folder, as `make run` does; stop it with one Ctrl-C."""
-    folder = tmp_path_factory.mktemp("product")
-    # A copy of the interpreter's name without coverage: measuring vLLM would slow it down.
-    python = folder / "python"
-    python.write_text(f'#!/bin/sh\nunset COVERAGE_PROCESS_CONFIG\nexec {ML_PYTHON} "$@"\n')
-    python.chmod(0o755)
-    address = f"127.0.0.1:{_free_port()}"
-    hidden = ("PAIRLOOP_", "DJANGO_")
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
-    process = subprocess.Popen(
-        [sys.executable, "-u", "manage.py", "up"],
-        cwd=ROOT,
-        env=environment
-        | {
-            "PAIRLOOP_VAR": str(folder / "var"),
-            "PAIRLOOP_BIND": address,
-            "PAIRLOOP_ML_PYTHON": str(python),
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    running = Product(process=process, var=folder / "var", address=f"http://{address}")
-
-    def read() -> None:
-        assert process.stdout
-        for line in process.stdout:
-            print(line, end="", flush=True)
-            running.lines.append(line.rstrip())
-
-    reader = threading.Thread(target=read, daemon=True)
-    reader.start()
+    """Start Pairloop on an empty folder, as `make run` does, and never leave it running."""
+    running = Product(folder=tmp_path_factory.mktemp("product"), port=_free_port())
+    running.start()
     try:
         yield running
     finally:
-        process.send_signal(signal.SIGINT)
+        running.process.send_signal(signal.SIGINT)
         try:
-            process.wait(timeout=60)
+            running.process.wait(timeout=60)
         except subprocess.TimeoutExpired:
-            process.kill()
-        reader.join(timeout=5)
-        assert process.stdout
-        process.stdout.close()
+            running.process.kill()
+        running.close()

@@ -113,16 +113,36 @@ class TestFirstPair:
         assert done.returncode == 0, done.stdout + done.stderr
         assert "skipped" not in done.stdout.splitlines()[-1]
 
-    def test_leaves_nothing_behind_after_ctrl_c(self, product: Product) -> None:
+    def test_leaves_nothing_behind_when_the_supervisor_is_killed(self, product: Product) -> None:
         assert len(processes_of(product.var)) >= 6
 
+        product.process.kill()
+
+        assert product.process.wait(timeout=10) == -signal.SIGKILL
+        assert _left_after(product.var, seconds=15) == []
+
+    def test_starts_again_with_everything_that_was_there(self, product: Product) -> None:
+        product.start()
+
+        product.wait_for("the page", lambda: product.printed("web ready"), seconds=60)
+        assert product.passwords() == {}
+        # A socket that the killed engine left behind must not keep the new one from starting.
+        product.wait_for("the engine", lambda: product.printed("engine ready"), seconds=240)
+        assert not product.printed("engine ended")
+
+    def test_leaves_nothing_behind_after_ctrl_c(self, product: Product) -> None:
         product.process.send_signal(signal.SIGINT)
 
         assert product.process.wait(timeout=60) == 0, product.told()
-        deadline = time.monotonic() + 10
-        while processes_of(product.var) and time.monotonic() < deadline:
-            time.sleep(0.2)
-        assert processes_of(product.var) == []
+        assert _left_after(product.var, seconds=10) == []
+
+
+def _left_after(var: Path, *, seconds: float) -> list[str]:
+    """Return what still runs on a state folder once it is quiet, or when the time is up."""
+    deadline = time.monotonic() + seconds
+    while processes_of(var) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return processes_of(var)
 
 
 def _judge(product: Product, labeler: httpx.Client, verdict: str) -> str:
