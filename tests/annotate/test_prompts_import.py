@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from django.core.management import call_command
+from django.core.management.base import CommandError
+
+from annotate.models import Prompt
+from tests import factories
+
+
+@pytest.mark.django_db
+class TestPromptsImport:
+    def test_keeps_good_lines_and_reports_bad_ones_by_number(self, tmp_path: Path) -> None:
+        model = factories.RegisteredModelFactory.create()
+        file = tmp_path / "prompts.jsonl"
+        file.write_text(
+            '{"prompt": "One."}\n{"prompt": \n\n' + "[" * 100_000 + '\n{"prompt": "Two."}\n'
+        )
+        out, err = StringIO(), StringIO()
+
+        call_command("prompts_import", model.slug, str(file), stdout=out, stderr=err)
+
+        assert "2 created, 0 duplicates, 3 rejected" in out.getvalue()
+        assert [line.split(":")[0] for line in err.getvalue().splitlines()] == [
+            "line 2", "line 3", "line 4",
+        ]  # fmt: skip
+        assert Prompt.objects.filter(model=model).count() == 2
+
+    def test_refuses_an_unknown_model_and_an_unreadable_file(self, tmp_path: Path) -> None:
+        model = factories.RegisteredModelFactory.create()
+        (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+
+        with pytest.raises(CommandError, match="No model nowhere"):
+            call_command("prompts_import", "nowhere", str(tmp_path / "binary"))
+        with pytest.raises(CommandError, match="cannot be read"):
+            call_command("prompts_import", model.slug, str(tmp_path / "binary"))
+        with pytest.raises(CommandError, match="cannot be read"):
+            call_command("prompts_import", model.slug, str(tmp_path / "missing"))
