@@ -42,7 +42,8 @@ class Command(BaseCommand):
 
 def _lines(text: str) -> Iterator[Any]:
     """Yield each line's value; a line that is not JSON is passed on as it is, to be refused by number."""
-    for line in text.splitlines():
+    # Not splitlines: a JSON text may hold other line separators, such as U+2028, as they are.
+    for line in text.removesuffix("\n").split("\n"):
         try:
             yield json.loads(line)
         except (ValueError, RecursionError):
