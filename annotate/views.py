@@ -36,10 +36,9 @@ def judge(request: Request, slug: str) -> HttpResponse:
     """Show the labeler's next pair, or what they are waiting for."""
     model = _model_for(request, slug)
     try:
-        lease = actions.pair_assign(model=model, labeler=request.user, now=timezone.now())
+        assignment = actions.pair_assign(model=model, labeler=request.user, now=timezone.now())
     except actions.QueueEmpty:
         return _waiting(request, model)
-    assignment = queries.assignment_of(labeler=request.user, uuid=lease.uuid)
     return _pair(request, assignment, status=HTMX_STOP_POLLING if _polls(request) else 200)
 
 

@@ -11,7 +11,7 @@ from models_registry.queries import EngineProgress, Stage, engine_progress
 from pairloop.lib import tags
 
 #: Seconds from an engine that answers to the first pair, measured on two cores.
-FIRST_PAIRS_S = 25
+FIRST_PAIRS_S = 15
 FIRST_PAIRS = "Write the first pairs"
 
 

@@ -79,6 +79,8 @@ def specs(*, say: Say, cluster_lock: int | None) -> list[Spec]:
             launch=_web,
             needs=("postgres",),
             ready=lambda _started: _web_answers(settings.BIND),
+            start_patience_s=120,
+            patience_s=60,
             essential=True,
             note=f"http://{settings.BIND}",
         ),
@@ -100,6 +102,9 @@ def specs(*, say: Say, cluster_lock: int | None) -> list[Spec]:
             launch=_engine,
             needs=("base",),
             ready=lambda _started: _engine_answers(),
+            # A large model takes its time to load; one that was ready and is silent hangs.
+            start_patience_s=1800,
+            patience_s=120,
             skip=_engine_given,
             expected_s=75,
         ),
@@ -359,5 +364,6 @@ def _engine() -> processes.Launch:
 
 
 def _engine_answers() -> bool:
-    with serving.engine() as client:
+    # Short, because the supervisor does nothing else meanwhile.
+    with serving.engine(timeout=2) as client:
         return client.ready()

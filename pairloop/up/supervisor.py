@@ -53,6 +53,8 @@ class Pace:
     tick_s: float = 0.1
     #: Between two health checks of a part, and two looks at its log.
     check_s: float = 0.5
+    #: Between two checks whether a part that was ready still answers.
+    pulse_s: float = 10.0
     #: The first wait before a restart; each one after it is twice as long.
     delay_s: float = 1.0
     #: A part that ends within this time, or before it was ready, crashed fast.
@@ -91,6 +93,10 @@ class Spec:
     insist_signal: signal.Signals = signal.SIGKILL
     #: Stops after all others.
     stops_last: bool = False
+    #: Seconds without an answer after which it is killed and started again, while it starts and once
+    #: it was ready. None: wait for ever.
+    start_patience_s: float | None = None
+    patience_s: float | None = None
     #: Seconds until it is ready, while this machine has no record of its own.
     expected_s: float | None = None
     #: Shown when it is ready, such as an address.
@@ -111,6 +117,8 @@ class Part:
     #: Epoch seconds.
     started: float = 0.0
     was_ready: bool = False
+    #: Epoch seconds of the start, then of its last answer.
+    answered: float = 0.0
     was_ready_once: bool = False
     then_done: bool = False
     #: Epoch seconds when a part that we asked to end, so it can start again, is killed; 0: not asked.
@@ -255,7 +263,7 @@ class Supervisor:
             self._give_up(part, f"{spec.name} could not be started: {error}")
             return
         self._guard.watch(part.process.pid, spec.stop_signal)
-        part.started = time.time()
+        part.started = part.answered = time.time()
         part.was_ready = False
         part.next_check = 0.0
         self._change(part, "running", "Starting." if spec.ready else "Working.")
@@ -269,8 +277,10 @@ class Supervisor:
         elif part.kill_at:
             if time.time() > part.kill_at:
                 process.kill()
-        elif not part.was_ready and time.time() >= part.next_check:
-            part.next_check = time.time() + self._pace.check_s
+        elif time.time() >= part.next_check and (not part.was_ready or part.spec.patience_s):
+            part.next_check = time.time() + (
+                self._pace.pulse_s if part.was_ready else self._pace.check_s
+            )
             self._look(part)
 
     def _look(self, part: Part) -> None:
@@ -278,12 +288,23 @@ class Supervisor:
             last = "".join(processes.log_tail(part.log, lines=1))
             if last and last != part.detail:
                 self._change(part, "running", last)
-        elif part.spec.ready(part.started):
-            again = part.was_ready_once
-            part.was_ready = part.was_ready_once = True
-            self._arrived(part, "ready")
-            if again:
-                self._restart_followers(part.spec.name)
+        elif not part.spec.ready(part.started):
+            self._lose_patience(part)
+        else:
+            part.answered = time.time()
+            if not part.was_ready:
+                again = part.was_ready_once
+                part.was_ready = part.was_ready_once = True
+                self._arrived(part, "ready")
+                if again:
+                    self._restart_followers(part.spec.name)
+
+    def _lose_patience(self, part: Part) -> None:
+        patience = part.spec.patience_s if part.was_ready else part.spec.start_patience_s
+        silent = time.time() - part.answered
+        if part.process and patience and silent > patience:
+            self._say(f"{part.spec.name} has not answered for {silent:.0f} s and is killed")
+            part.process.kill()
 
     def _arrived(self, part: Part, state: str) -> None:
         spec = part.spec

@@ -39,6 +39,8 @@ def spec_of(values: dict[str, Any], folder: Path) -> Spec:
         essential=values.get("essential", False),
         stops_last=values.get("stops_last", False),
         expected_s=values.get("expected_s"),
+        start_patience_s=values.get("start_patience_s"),
+        patience_s=values.get("patience_s"),
     )
 
 
@@ -46,7 +48,7 @@ def main() -> int:
     """Supervise until a signal."""
     folder = Path(sys.argv[1])
     stop_s = float(sys.argv[3]) if len(sys.argv) > 3 else STOP_S
-    pace = Pace(tick_s=0.02, check_s=0.02, delay_s=0.05, stop_s=stop_s)
+    pace = Pace(tick_s=0.02, check_s=0.02, pulse_s=0.05, delay_s=0.05, stop_s=stop_s)
     specs = [spec_of(values, folder) for values in json.loads(sys.argv[2])]
     try:
         with folder_held(folder, say=say, pace=pace) as lock:

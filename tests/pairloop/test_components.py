@@ -6,8 +6,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,17 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
         return port
+
+
+class Healthy(BaseHTTPRequestHandler):
+    """An engine that answers its health check."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
 
 
 class TestAddressCheck:
@@ -61,21 +74,34 @@ class TestSpecs:
         assert names == ["postgres", "web", "environment", "base", "engine", "worker"]
         assert all(need in names for spec in specs for need in spec.needs)
 
-    def test_starts_no_engine_when_one_is_given(self, settings: LazySettings) -> None:
+    def engine_skip(self, settings: LazySettings, url: str) -> str:
         settings.ENGINE_IS_OURS = False
-        settings.ENGINE_URL = "http://gpu:8001"
+        settings.ENGINE_URL = url
+        specs = components.specs(say=print, cluster_lock=7)
+        return next(spec.skip() for spec in specs if spec.name == "engine")
 
-        skipped = {
-            spec.name: spec.skip()
-            for spec in components.specs(say=print, cluster_lock=7)
-            if spec.name in {"postgres", "environment", "engine"}
-        }
+    def test_starts_no_engine_when_one_is_given(self, settings: LazySettings) -> None:
+        with HTTPServer(("127.0.0.1", 0), Healthy) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            url = f"http://127.0.0.1:{server.server_port}"
+            reason = self.engine_skip(settings, url)
+            server.shutdown()
 
-        assert skipped == {
-            "postgres": "",
-            "environment": "Uses the engine at http://gpu:8001.",
-            "engine": "Uses the engine at http://gpu:8001.",
-        }
+        assert reason == f"Uses the engine at {url}."
+
+    def test_says_what_to_do_when_the_given_engine_does_not_answer(
+        self, settings: LazySettings
+    ) -> None:
+        url = f"http://127.0.0.1:{free_port()}"
+
+        reason = self.engine_skip(settings, url)
+
+        assert reason.startswith(f"The engine at {url} does not answer. Start it or correct")
+
+    def test_starts_our_own_otherwise(self) -> None:
+        specs = components.specs(say=print, cluster_lock=7)
+
+        assert next(spec.skip() for spec in specs if spec.name == "engine") == ""
 
 
 @pytest.fixture

@@ -163,6 +163,28 @@ class TestSupervisor:
         process.send_signal(signal.SIGINT)
         assert "web ended with signal SIGTERM; it starts again" in ended(process)[1]
 
+    def test_restarts_a_part_that_no_longer_answers(
+        self, supervise: Supervise, tmp_path: Path
+    ) -> None:
+        process = supervise(part("engine", STAYS, patience_s=0.3))
+        wait_for(lambda: states(tmp_path) == {"engine": "ready"})
+        (tmp_path / "engine.ready").unlink()
+
+        # Started again, it makes the file once more.
+        wait_for((tmp_path / "engine.ready").exists)
+        wait_for(lambda: states(tmp_path) == {"engine": "ready"})
+        process.send_signal(signal.SIGINT)
+        output = ended(process)[1]
+        assert "engine has not answered for" in output
+        assert "engine ended with signal SIGKILL; it starts again" in output
+
+    def test_gives_a_part_up_that_never_answers(self, supervise: Supervise, tmp_path: Path) -> None:
+        process = supervise(part("engine", "import time; time.sleep(60)", start_patience_s=0.2))
+
+        wait_for(lambda: states(tmp_path) == {"engine": "failed"})
+        process.send_signal(signal.SIGINT)
+        assert "engine ended 5 times in a row, last with signal SIGKILL" in ended(process)[1]
+
     def test_restarts_what_follows_a_restarted_part(
         self, supervise: Supervise, tmp_path: Path
     ) -> None:
