@@ -169,17 +169,8 @@ class TestLeasesRelease:
 
 @pytest.mark.slow
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("no_jobs")
 class TestWorker:
-    @pytest.fixture(autouse=True)
-    def no_jobs(self, transactional_db: None) -> Iterator[None]:
-        """Begin and end with no jobs: their table is not Django's, so nothing empties it."""
-        empty = "TRUNCATE procrastinate_jobs CASCADE"
-        with connection.cursor() as cursor:
-            cursor.execute(empty)
-        yield
-        with connection.cursor() as cursor:
-            cursor.execute(empty)
-
     # The schedule may add jobs of its own to these, behind the one that was deferred.
 
     def test_runs_a_deferred_top_up(self, engine: FakeEngine) -> None:
