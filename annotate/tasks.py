@@ -24,7 +24,13 @@ def pairs_top_up(timestamp: int | None = None) -> None:
     with serving.engine() as engine:
         if not engine.ready():
             return
-        for model in registry.models_served(engine.models()):
+        try:
+            served = engine.models()
+        except EngineError as error:
+            # It went away since; the next tick asks again.
+            logger.warning("top-up stopped: %s", error)
+            return
+        for model in registry.models_served(served):
             try:
                 done = actions.pairs_top_up(
                     model=model, engine=engine, chance=random.SystemRandom()

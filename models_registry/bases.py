@@ -17,7 +17,7 @@ from pairloop.lib import files
 from pairloop.lib.errors import Refused
 
 DEMO = "demo"
-_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 class BaseRefused(Refused):
@@ -49,13 +49,22 @@ def kind_of(source: str) -> str:
     """Tell a folder from a hub id; an existing folder wins. Raises BaseRefused for neither."""
     if source == DEMO:
         return "demo"
-    if Path(source).expanduser().is_dir():
+    if _is_folder(source):
         return "folder"
-    if _HUB_ID.match(source):
+    if _HUB_ID.fullmatch(source):
         return "hub"
     raise BaseRefused(
         f"{source} is neither a folder nor a hub id such as organisation/model nor 'demo'."
     )
+
+
+def _is_folder(source: str) -> bool:
+    try:
+        # An empty path would be the folder we are in.
+        return source != "" and Path(source).expanduser().is_dir()
+    except (OSError, RuntimeError):
+        # A name longer than any path, or the home of somebody who does not exist.
+        return False
 
 
 def base_make(source: str) -> Base:
@@ -71,20 +80,13 @@ def base_make(source: str) -> Base:
     staging = bases / f".staging-{secrets.token_hex(4)}"
     report = staging.with_name(staging.name + ".json")
     try:
-        done = subprocess.run(
-            [str(python), "-m", "models_registry.convert", kind, source, str(staging)],
-            cwd=settings.BASE_DIR,
-            env=os.environ | {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"},  # noqa: TID251
-            stdout=sys.stdout,
-            stderr=sys.stderr,
-            check=False,
-        )
+        code = _convert(python, kind, source, str(staging))
         found = files.read_json(report)
         if "refused" in found:
             raise BaseRefused(found["refused"]["detail"])
         if "base" not in found:
             raise BaseRefused(
-                f"The conversion ended with exit code {done.returncode} before it was done; "
+                f"The conversion ended with exit code {code} before it was done; "
                 "the lines above say why."
             )
         base = Base(**found["base"])
@@ -93,6 +95,22 @@ def base_make(source: str) -> Base:
         shutil.rmtree(staging, ignore_errors=True)
         report.unlink(missing_ok=True)
     return base
+
+
+def _convert(python: Path, *arguments: str) -> int:
+    """Run the conversion; return its exit code. Raises BaseRefused when it does not even start."""
+    try:
+        done = subprocess.run(
+            [str(python), "-m", "models_registry.convert", *arguments],
+            cwd=settings.BASE_DIR,
+            env=os.environ | {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"},  # noqa: TID251
+            stdout=sys.stdout,
+            stderr=sys.stderr,
+            check=False,
+        )
+    except OSError as error:
+        raise BaseRefused(f"{python} does not start: {error.strerror}.") from error
+    return done.returncode
 
 
 def _store(staging: Path, base: Base) -> None:

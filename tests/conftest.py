@@ -24,3 +24,16 @@ def django_db_modify_db_settings(
         return
     with postgres.running(postgres.Cluster.of(settings.VAR), createdb=True, durable=False):
         yield
+
+
+@pytest.fixture
+def no_jobs(db: None) -> Iterator[None]:
+    """Begin and end with an empty queue: its tables are not Django's, so nothing else empties them."""
+    from django.db import connection  # noqa: PLC0415
+
+    empty = "TRUNCATE procrastinate_jobs CASCADE"
+    with connection.cursor() as cursor:
+        cursor.execute(empty)
+    yield
+    with connection.cursor() as cursor:
+        cursor.execute(empty)

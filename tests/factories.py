@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import uuid
 from datetime import timedelta
 from typing import Any
 
@@ -24,7 +25,25 @@ from annotate.models import (
     Split,
     Verdict,
 )
-from models_registry.models import Alias, Membership, ModelVersion, RegisteredModel
+from models_registry.models import (
+    Alias,
+    AliasMove,
+    Comparison,
+    Membership,
+    ModelVersion,
+    Outcome,
+    RegisteredModel,
+    Serving,
+)
+from training.models import (
+    Reference,
+    Round,
+    RoundAttempt,
+    RoundMetric,
+    RoundPolicy,
+    Snapshot,
+    SnapshotItem,
+)
 
 #: Of every user that UserFactory makes.
 PASSWORD = "correct horse battery"
@@ -117,6 +136,58 @@ class MembershipFactory(DjangoModelFactory):
 
     model = factory.SubFactory(RegisteredModelFactory)
     user = factory.SubFactory(UserFactory)
+
+
+class AliasMoveFactory(DjangoModelFactory):
+    """The move that first pointed an alias at the model's v0."""
+
+    class Meta:
+        model = AliasMove
+
+    model = factory.SubFactory(RegisteredModelFactory)
+    name = Alias.SAMPLER
+    to_version = factory.SubFactory(ModelVersionFactory, model=factory.SelfAttribute("..model"))
+    reason = "The base."
+    moved_at = factory.LazyFunction(timezone.now)
+
+
+class ServingFactory(DjangoModelFactory):
+    """A version that an engine serves."""
+
+    class Meta:
+        model = Serving
+
+    version = factory.SubFactory(ModelVersionFactory)
+    engine = "unix:///run/engine.sock"
+
+
+class ComparisonFactory(DjangoModelFactory):
+    """The model's v1 against its v0."""
+
+    class Meta:
+        model = Comparison
+
+    model = factory.SubFactory(RegisteredModelFactory)
+    candidate = factory.SubFactory(
+        ModelVersionFactory, model=factory.SelfAttribute("..model"), adapter=True
+    )
+    incumbent = factory.SubFactory(ModelVersionFactory, model=factory.SelfAttribute("..model"))
+    budget = 100
+
+
+class OutcomeFactory(DjangoModelFactory):
+    """A judgement that the candidate won."""
+
+    class Meta:
+        model = Outcome
+
+    comparison = factory.SubFactory(ComparisonFactory)
+    kind = Outcome.Kind.WIN
+    winner = factory.SelfAttribute("comparison.candidate")
+    prompt_key = sha256("prompt")
+    labeler = factory.SubFactory(UserFactory)
+    source = factory.LazyFunction(uuid.uuid4)
+    recorded_at = factory.LazyFunction(timezone.now)
 
 
 class PromptFactory(DjangoModelFactory):
@@ -212,3 +283,78 @@ class JudgementFactory(DjangoModelFactory):
             return None
         is_left = self.verdict in (Verdict.LEFT, Verdict.LEFT_MUCH)
         return self.assignment.left if is_left else self.assignment.right
+
+
+class RoundPolicyFactory(DjangoModelFactory):
+    """When and how rounds of a model run."""
+
+    class Meta:
+        model = RoundPolicy
+
+    model = factory.SubFactory(RegisteredModelFactory)
+
+
+class SnapshotFactory(DjangoModelFactory):
+    """A snapshot that holds nothing yet."""
+
+    class Meta:
+        model = Snapshot
+
+    model = factory.SubFactory(RegisteredModelFactory)
+    sha256 = factory.Sequence(lambda n: sha256(f"snapshot {n}"))
+    count = 1
+    path = factory.LazyAttribute(lambda snapshot: f"snapshots/{snapshot.sha256}")
+
+
+class SnapshotItemFactory(DjangoModelFactory):
+    """A pair's triple, its first completion the better one, that no round has trained on."""
+
+    class Meta:
+        model = SnapshotItem
+
+    pair = factory.SubFactory(PairFactory)
+    snapshot = factory.SubFactory(
+        SnapshotFactory, model=factory.SelfAttribute("..pair.prompt.model")
+    )
+    prompt = factory.SelfAttribute("pair.prompt")
+    chosen = factory.SelfAttribute("pair.first")
+    rejected = factory.SelfAttribute("pair.second")
+    target = 0.85
+    role = SnapshotItem.Role.NEW
+    sha256 = factory.LazyAttribute(lambda item: sha256(f"pair {item.pair.pk}"))
+
+
+class RoundFactory(DjangoModelFactory):
+    """A queued round from the model's v0."""
+
+    class Meta:
+        model = Round
+
+    model = factory.SubFactory(RegisteredModelFactory)
+    number = 1
+    parent = factory.SubFactory(ModelVersionFactory, model=factory.SelfAttribute("..model"))
+    snapshot = factory.SubFactory(SnapshotFactory, model=factory.SelfAttribute("..model"))
+    reference = Reference.BASE
+
+
+class RoundAttemptFactory(DjangoModelFactory):
+    """An attempt under way, leased for a minute."""
+
+    class Meta:
+        model = RoundAttempt
+
+    round = factory.SubFactory(RoundFactory)
+    number = 1
+    lease_until = factory.LazyFunction(lambda: timezone.now() + timedelta(minutes=1))
+
+
+class RoundMetricFactory(DjangoModelFactory):
+    """The loss at the first step."""
+
+    class Meta:
+        model = RoundMetric
+
+    round = factory.SubFactory(RoundFactory)
+    step = 1
+    name = "loss"
+    value = 0.69

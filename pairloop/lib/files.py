@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +22,25 @@ def private_folder(path: Path) -> Path:
 
 def write_atomic(path: Path, text: str, *, mode: int = 0o600) -> None:
     """Write a file beside its place and rename it there, so a reader never sees half of it."""
+    with _draft(path, text, mode=mode) as draft:
+        draft.replace(path)
+
+
+@contextmanager
+def _draft(path: Path, text: str, *, mode: int) -> Iterator[Path]:
+    """Write the text to a file beside `path`; nothing is left of it but what it became."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            # The umask has its own idea of the mode.
+            os.fchmod(descriptor, mode)
+            file.write(text)
+            file.flush()
+            os.fsync(descriptor)
+        yield draft
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -42,7 +56,12 @@ def secret(path: Path) -> str:
     """Return the secret kept in a file (0600), making a random one of 64 characters the first time."""
     private_folder(path.parent)
     if not path.exists():
-        write_atomic(path, secrets.token_urlsafe(48))
+        with _draft(path, secrets.token_urlsafe(48), mode=0o600) as draft:
+            try:
+                # A rename would replace the one that another process made since we looked.
+                path.hardlink_to(draft)
+            except FileExistsError:
+                pass
     return path.read_text(encoding="utf-8").strip()
 
 

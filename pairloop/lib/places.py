@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import tempfile
 from pathlib import Path
 
@@ -24,8 +25,13 @@ def socket_folder(var: Path) -> Path:
     base = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
     name = hashlib.sha256(os.fsencode(var)).hexdigest()[:12]
     short = base / f"pairloop-{os.getuid()}-{name}"
-    short.mkdir(mode=0o700, exist_ok=True)
-    if short.is_symlink() or short.stat().st_uid != os.getuid():
+    try:
+        short.mkdir(mode=0o700)
+    except FileExistsError:
+        pass
+    # Not followed: a link may lead anywhere, or nowhere.
+    found = short.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
         raise PermissionError(
             f"{short} belongs to somebody else. Set PAIRLOOP_VAR to a shorter path."
         )

@@ -35,7 +35,8 @@ class Command(BaseCommand):
         """Announce the model, make its base, register it; keep the reason when that fails."""
         source: str = options["source"]
         last = "SmolLM2-135M-Instruct" if source == bases.DEMO else Path(source).name
-        slug = options["slug"] or (bases.DEMO if source == bases.DEMO else slugify(last)[:50])
+        made = bases.DEMO if source == bases.DEMO else slugify(last.replace("_", "-"))[:50]
+        slug = options["slug"] or made
         try:
             bases.kind_of(source)
             model = actions.model_prepare(
