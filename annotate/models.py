@@ -165,6 +165,10 @@ class Completion(models.Model):
                 ),
                 name="completion_engine_has_version_and_ids",
             ),
+            models.CheckConstraint(
+                condition=Q(origin__in=["engine", "import", "edit"]),
+                name="completion_origin_known",
+            ),
             # The target of composite foreign keys: a pair's completions answer its own prompt.
             models.UniqueConstraint(fields=["id", "prompt"], name="completion_of_prompt"),
         ]
@@ -204,6 +208,12 @@ class Pair(models.Model):
 
         constraints = [
             models.CheckConstraint(condition=Q(first__lt=F("second")), name="pair_of_two_in_order"),
+            # The target of a composite foreign key: a snapshot's item is about its pair's prompt.
+            models.UniqueConstraint(fields=["id", "prompt"], name="pair_of_prompt"),
+            models.CheckConstraint(
+                condition=Q(purpose__in=["train", "eval", "compare", "gold", "repeat"]),
+                name="pair_purpose_known",
+            ),
             models.UniqueConstraint(
                 fields=["first", "second"],
                 condition=~Q(purpose="repeat"),
@@ -378,6 +388,10 @@ class Drop(models.Model):
 
         constraints = [
             models.UniqueConstraint(fields=["version", "reason"], name="drop_once_per_reason"),
+            models.CheckConstraint(
+                condition=Q(reason__in=["truncated", "empty", "near_identical", "identity"]),
+                name="drop_reason_known",
+            ),
         ]
 
     def __str__(self) -> str:

@@ -64,6 +64,9 @@ class RegisteredModel(models.Model):
         constraints = [
             models.CheckConstraint(condition=Q(slug__regex=SLUG), name="model_slug_is_a_slug"),
             models.CheckConstraint(
+                condition=Q(state__in=["preparing", "ready", "failed"]), name="model_state_known"
+            ),
+            models.CheckConstraint(
                 condition=Q(lora_rank__in=LORA_RANKS), name="model_lora_rank_loads_in_vllm"
             ),
             models.CheckConstraint(
@@ -154,6 +157,13 @@ class ModelVersion(models.Model):
             # The target of composite foreign keys: a version is only ever used by its own model.
             models.UniqueConstraint(fields=["id", "model"], name="version_of_model"),
             models.CheckConstraint(condition=Q(sha256__regex=SHA256), name="version_has_hash"),
+            models.CheckConstraint(
+                condition=Q(kind__in=["base", "adapter", "full"]), name="version_kind_known"
+            ),
+            models.CheckConstraint(
+                condition=Q(state__in=["registered", "verified", "retired", "corrupt"]),
+                name="version_state_known",
+            ),
             models.CheckConstraint(
                 condition=Q(kind="base", number=0, parent=None)
                 | (~Q(kind="base") & Q(number__gt=0, parent__isnull=False)),
@@ -280,6 +290,9 @@ class Comparison(models.Model):
             models.CheckConstraint(
                 condition=~Q(candidate=F("incumbent")), name="comparison_of_two_versions"
             ),
+            models.CheckConstraint(
+                condition=Q(state__in=["open", "decided", "closed"]), name="comparison_state_known"
+            ),
         ]
 
     def __str__(self) -> str:
@@ -318,6 +331,9 @@ class Outcome(models.Model):
             models.CheckConstraint(
                 condition=Q(kind="win", winner__isnull=False) | (~Q(kind="win") & Q(winner=None)),
                 name="outcome_win_has_winner",
+            ),
+            models.CheckConstraint(
+                condition=Q(kind__in=["win", "tie", "both_bad"]), name="outcome_kind_known"
             ),
             models.UniqueConstraint(
                 fields=["source"], condition=Q(withdrawn_at=None), name="outcome_once_per_source"

@@ -6,7 +6,7 @@ import uuid
 
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
-from django.db.models import Q
+from django.db.models import F, Q
 
 from annotate.models import Completion, Pair, Prompt, Split
 from models_registry.models import SHA256, ModelVersion, RegisteredModel
@@ -49,8 +49,21 @@ class RoundPolicy(models.Model):
                 name="round_policy_replay_bounds",
             ),
             models.CheckConstraint(
-                condition=Q(beta__gt=0, learning_rate__gt=0, epochs__gte=1),
+                # The upper bounds keep infinity and NaN out, which PostgreSQL takes for very large.
+                condition=Q(
+                    beta__gt=0,
+                    beta__lte=10,
+                    learning_rate__gt=0,
+                    learning_rate__lte=1,
+                    epochs__gte=1,
+                ),
                 name="round_policy_positive",
+            ),
+            models.CheckConstraint(
+                condition=Q(reference__in=Reference.values), name="round_policy_reference_known"
+            ),
+            models.CheckConstraint(
+                condition=Q(sampler__in=["latest", "champion"]), name="round_policy_sampler_known"
             ),
         ]
 
@@ -124,8 +137,14 @@ class SnapshotItem(models.Model):
                 name="snapshot_item_new_consumed_once",
             ),
             models.CheckConstraint(
-                condition=Q(target__gte=0.5, target__lte=1, weight__gt=0),
+                condition=Q(target__gte=0.5, target__lte=1, weight__gt=0, weight__lte=100),
                 name="snapshot_item_target_bounds",
+            ),
+            models.CheckConstraint(
+                condition=Q(role__in=["new", "replay"]), name="snapshot_item_role_known"
+            ),
+            models.CheckConstraint(
+                condition=~Q(chosen=F("rejected")), name="snapshot_item_of_two_completions"
             ),
         ]
 
@@ -178,6 +197,22 @@ class Round(models.Model):
                 condition=~Q(state__in=["evaluating", "succeeded"]) | Q(version__isnull=False),
                 name="round_success_has_version",
             ),
+            models.CheckConstraint(
+                condition=Q(
+                    state__in=[
+                        "queued",
+                        "running",
+                        "evaluating",
+                        "succeeded",
+                        "failed",
+                        "cancelled",
+                    ]
+                ),
+                name="round_state_known",
+            ),
+            models.CheckConstraint(
+                condition=Q(reference__in=Reference.values), name="round_reference_known"
+            ),
         ]
 
     def __str__(self) -> str:
@@ -213,6 +248,10 @@ class RoundAttempt(models.Model):
             models.UniqueConstraint(fields=["round", "number"], name="attempt_number_once"),
             models.UniqueConstraint(
                 fields=["round"], condition=Q(outcome=""), name="attempt_one_open_per_round"
+            ),
+            models.CheckConstraint(
+                condition=Q(outcome__in=["", "published", "failed", "lost", "cancelled"]),
+                name="attempt_outcome_known",
             ),
         ]
 

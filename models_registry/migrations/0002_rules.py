@@ -22,11 +22,11 @@ END $$;
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON models_registry_aliasmove
     FOR EACH ROW EXECUTE FUNCTION pairloop_append_only();
 
+-- It names what may change; every other column, also a later one, is fixed.
 CREATE FUNCTION pairloop_version_fixed() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    IF (OLD.id, OLD.model_id, OLD.number, OLD.parent_id, OLD.kind, OLD.artifact_path, OLD.sha256, OLD.size_bytes)
-        IS DISTINCT FROM
-       (NEW.id, NEW.model_id, NEW.number, NEW.parent_id, NEW.kind, NEW.artifact_path, NEW.sha256, NEW.size_bytes)
+    IF to_jsonb(OLD) - '{state,metrics,card}'::text[]
+        IS DISTINCT FROM to_jsonb(NEW) - '{state,metrics,card}'::text[]
     THEN
         RAISE EXCEPTION 'a version is immutable' USING ERRCODE = 'restrict_violation';
     END IF;
@@ -34,9 +34,24 @@ BEGIN
 END $$;
 CREATE TRIGGER version_fixed BEFORE UPDATE ON models_registry_modelversion
     FOR EACH ROW EXECUTE FUNCTION pairloop_version_fixed();
+
+CREATE FUNCTION pairloop_winner_compared() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.winner_id IS NOT NULL AND NOT EXISTS (
+        SELECT FROM models_registry_comparison
+        WHERE id = NEW.comparison_id AND NEW.winner_id IN (candidate_id, incumbent_id)
+    ) THEN
+        RAISE EXCEPTION 'the winner was not compared' USING ERRCODE = 'restrict_violation';
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER winner_compared BEFORE INSERT OR UPDATE ON models_registry_outcome
+    FOR EACH ROW EXECUTE FUNCTION pairloop_winner_compared();
 """
 
 BACKWARD = """
+DROP TRIGGER winner_compared ON models_registry_outcome;
+DROP FUNCTION pairloop_winner_compared;
 DROP TRIGGER version_fixed ON models_registry_modelversion;
 DROP FUNCTION pairloop_version_fixed;
 DROP TRIGGER append_only ON models_registry_aliasmove;

@@ -324,8 +324,10 @@ def _engine_given() -> str:
 
 def _base() -> processes.Launch:
     model = registry.model_of_engine()
-    source = model.base_source if model else settings.MODEL
-    return _manage("register_base", source, "--slug", settings.MODEL)
+    if model is None:
+        return _manage("register_base", settings.MODEL)
+    announced = ("--name", model.name, "--rank", str(model.lora_rank))
+    return _manage("register_base", model.base_source, "--slug", model.slug, *announced)
 
 
 def _base_given() -> str:

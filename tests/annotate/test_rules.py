@@ -29,6 +29,10 @@ def judgement(**fields: object) -> Judgement:
     return factories.JudgementFactory.create(**fields)
 
 
+def drop_for_no_reason() -> None:
+    Drop.objects.create(version=factories.ModelVersionFactory.create(), reason="other")
+
+
 def prompt_twice() -> None:
     prompt = factories.PromptFactory.create()
     factories.PromptFactory.create(model=prompt.model, messages=prompt.messages)
@@ -103,7 +107,12 @@ BREACHES: list[Breach] = [
         "completion_engine_has_version_and_ids",
         lambda: completion(origin="edit", version=None, prompt_ids=None),
     ),
+    (
+        "completion_origin_known",
+        lambda: completion(origin="other", version=None, prompt_ids=None, completion_ids=None),
+    ),
     ("pair_of_two_in_order", pair_in_the_wrong_order),
+    ("pair_purpose_known", lambda: pair(purpose="other")),
     ("pair_once", pair_twice),
     # Held out, and said to be so: the check refuses. Said to be trained on: the foreign key does.
     (
@@ -137,9 +146,10 @@ BREACHES: list[Breach] = [
         lambda: judgement(verdict="tie", winner=factories.CompletionFactory.create()),
     ),
     ("drop_once_per_reason", drop_twice),
+    ("drop_reason_known", drop_for_no_reason),
 ]
 #: Targets of composite foreign keys; `id` alone is unique already, so nothing can break them.
-TARGETS = {"prompt_split", "completion_of_prompt"}
+TARGETS = {"prompt_split", "completion_of_prompt", "pair_of_prompt"}
 
 
 class TestRules:

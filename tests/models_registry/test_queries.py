@@ -3,11 +3,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from models_registry import queries
+from models_registry import queries, serving
+from models_registry.engine.fake import FakeEngine
 from models_registry.models import Alias, RegisteredModel
 from tests import factories
 
@@ -95,15 +97,39 @@ class TestEngineProgress:
 
         assert queries.engine_progress().stages == ()
 
-    def test_shows_nothing_of_an_engine_that_is_not_ours(self, start: Write, settings) -> None:
-        # What an earlier start left behind says nothing about an engine elsewhere.
+
+@pytest.mark.django_db
+class TestEngineProgressElsewhere:
+    @pytest.fixture
+    def elsewhere(self, start: Write, settings, monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
+        """Return the engine that somebody else runs; an earlier start of ours says nothing about it."""
         start(engine={"state": "failed"})
         settings.ENGINE_IS_OURS = False
+        version = factories.ModelVersionFactory.create()
+        settings.MODEL = version.model.slug
+        engine = FakeEngine(base=version.served_name)
+        monkeypatch.setattr(serving, "engine", lambda timeout: nullcontext(engine))
+        return engine
+
+    def test_is_ready_when_it_serves_the_model(self, elsewhere: FakeEngine) -> None:
+        assert queries.engine_progress().is_ready
+
+    def test_goes_on_asking_when_it_does_not_answer(self, elsewhere: FakeEngine) -> None:
+        elsewhere.up = False
 
         progress = queries.engine_progress()
 
-        assert progress.stages == ()
-        assert progress.is_ready
+        assert progress.failed is None
+        assert progress.seconds_left is None
+        assert "Check PAIRLOOP_ENGINE_URL" in progress.stages[0].detail
+
+    def test_fails_when_it_serves_something_else(self, elsewhere: FakeEngine) -> None:
+        elsewhere.base = "other"
+
+        failed = queries.engine_progress().failed
+
+        assert failed is not None
+        assert "manage.py engine_command" in failed.detail
 
 
 class TestSecondsLeft:

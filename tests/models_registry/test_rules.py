@@ -61,9 +61,12 @@ BREACHES: list[Breach] = [
     ("model_ready_has_hashes", lambda: model(base_sha256="")),
     ("model_ready_has_hashes", lambda: model(tokenizer_sha256="a" * 63)),
     ("model_ready_has_hashes", lambda: model(chat_template_sha256="not a hash")),
+    ("model_state_known", lambda: model(state="other")),
     ("membership_once", member_twice),
     ("version_number_once", number_twice),
     ("version_has_hash", lambda: adapter(sha256="A" * 64)),
+    ("version_kind_known", lambda: adapter(kind="other")),
+    ("version_state_known", lambda: adapter(state="other")),
     ("version_base_is_v0", lambda: factories.ModelVersionFactory.create(number=1)),
     ("version_base_is_v0", lambda: adapter(parent=None)),
     ("version_base_is_v0", lambda: adapter(kind="base")),
@@ -85,6 +88,7 @@ BREACHES: list[Breach] = [
     ),
     ("serving_once", served_twice),
     ("comparison_of_two_versions", compared_with_itself),
+    ("comparison_state_known", lambda: factories.ComparisonFactory.create(state="other")),
     (
         "models_registry_comparison_candidate_id_same_model",
         lambda: factories.ComparisonFactory.create(candidate=base()),
@@ -96,6 +100,7 @@ BREACHES: list[Breach] = [
     ("outcome_win_has_winner", lambda: factories.OutcomeFactory.create(winner=None)),
     ("outcome_win_has_winner", lambda: factories.OutcomeFactory.create(kind=Outcome.Kind.TIE)),
     ("outcome_win_has_winner", lambda: factories.OutcomeFactory.create(kind=Outcome.Kind.BOTH_BAD)),
+    ("outcome_kind_known", lambda: factories.OutcomeFactory.create(kind="other", winner=None)),
     ("outcome_once_per_source", outcome_twice),
 ]
 #: Targets of composite foreign keys; `id` alone is unique already, so nothing can break them.
@@ -110,6 +115,10 @@ class TestRules:
 
     def test_are_all_tested(self) -> None:
         assert rules_of("models_registry") == {rule for rule, _ in BREACHES} | TARGETS
+
+    def test_refuse_a_winner_that_was_not_compared(self) -> None:
+        with refused_by("the winner was not compared"):
+            factories.OutcomeFactory.create(winner=base())
 
     def test_let_a_model_without_hashes_be_prepared(self) -> None:
         assert model(state="preparing", base_sha256="", sampler=None, champion=None).pk

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import nan
+from math import inf, nan
 
 import pytest
 
@@ -37,9 +37,9 @@ def item_of_held_out_prompt(*, said: Split) -> None:
 def item_moved_to_held_out_prompt(*, said: Split) -> None:
     held_out = factories.PairFactory.create(prompt__split=Split.HOLDOUT)
     execute(
-        "UPDATE training_snapshotitem SET prompt_id = %s, prompt_split = %s, chosen_id = %s,"
-        " rejected_id = %s WHERE id = %s",
-        held_out.prompt_id, said, held_out.first_id, held_out.second_id, item().pk,
+        "UPDATE training_snapshotitem SET pair_id = %s, prompt_id = %s, prompt_split = %s,"
+        " chosen_id = %s, rejected_id = %s WHERE id = %s",
+        held_out.pk, held_out.prompt_id, said, held_out.first_id, held_out.second_id, item().pk,
     )  # fmt: skip
 
 
@@ -53,6 +53,16 @@ def prompt_that_changes_sides() -> None:
 def pair_twice_in_a_snapshot() -> None:
     frozen = item()
     item(snapshot=frozen.snapshot, pair=frozen.pair)
+
+
+def pair_of_another_prompt() -> None:
+    frozen = item()
+    SnapshotItem.objects.filter(pk=frozen.pk).update(pair=factories.PairFactory.create())
+
+
+def chosen_is_rejected() -> None:
+    frozen = item()
+    SnapshotItem.objects.filter(pk=frozen.pk).update(rejected=frozen.chosen_id)
 
 
 def new_item_consumed_twice() -> None:
@@ -105,6 +115,10 @@ BREACHES: list[Breach] = [
     ("round_policy_positive", lambda: policy(beta=0)),
     ("round_policy_positive", lambda: policy(learning_rate=0)),
     ("round_policy_positive", lambda: policy(epochs=0)),
+    ("round_policy_positive", lambda: policy(beta=nan)),
+    ("round_policy_positive", lambda: policy(learning_rate=inf)),
+    ("round_policy_reference_known", lambda: policy(reference="other")),
+    ("round_policy_sampler_known", lambda: policy(sampler="other")),
     ("snapshot_has_hash", lambda: factories.SnapshotFactory.create(sha256="short")),
     # The truth is refused by the check, a lie by the foreign key.
     ("snapshot_item_is_train", lambda: item_of_held_out_prompt(said=Split.HOLDOUT)),
@@ -121,6 +135,10 @@ BREACHES: list[Breach] = [
     ("snapshot_item_target_bounds", lambda: item(target=1.01)),
     ("snapshot_item_target_bounds", lambda: item(target=nan)),
     ("snapshot_item_target_bounds", lambda: item(weight=0)),
+    ("snapshot_item_target_bounds", lambda: item(weight=nan)),
+    ("snapshot_item_role_known", lambda: item(role="other")),
+    ("snapshot_item_of_two_completions", chosen_is_rejected),
+    ("snapshot_item_pair_of_prompt", pair_of_another_prompt),
     ("round_number_once", number_twice),
     ("round_one_open_per_model", lambda: second_open_round(first="queued", second="queued")),
     ("round_one_open_per_model", lambda: second_open_round(first="running", second="queued")),
@@ -131,6 +149,9 @@ BREACHES: list[Breach] = [
         lambda: factories.RoundFactory.create(parent=factories.ModelVersionFactory.create()),
     ),
     ("round_version_same_model", version_of_another_model),
+    ("round_state_known", lambda: factories.RoundFactory.create(state="other")),
+    ("round_reference_known", lambda: factories.RoundFactory.create(reference="other")),
+    ("attempt_outcome_known", lambda: factories.RoundAttemptFactory.create(outcome="other")),
     ("attempt_number_once", attempt_number_twice),
     ("attempt_one_open_per_round", second_open_attempt),
     ("round_metric_once", metric_twice),

@@ -6,6 +6,8 @@ from django.db import migrations
 
 FORWARD = """
 ALTER TABLE training_snapshotitem
+    ADD CONSTRAINT snapshot_item_pair_of_prompt FOREIGN KEY (pair_id, prompt_id)
+        REFERENCES annotate_pair (id, prompt_id) DEFERRABLE INITIALLY IMMEDIATE,
     ADD CONSTRAINT snapshot_item_prompt_split FOREIGN KEY (prompt_id, prompt_split)
         REFERENCES annotate_prompt (id, split) DEFERRABLE INITIALLY IMMEDIATE,
     ADD CONSTRAINT snapshot_item_chosen_of_prompt FOREIGN KEY (chosen_id, prompt_id)
@@ -24,6 +26,7 @@ ALTER TABLE training_round
     DROP CONSTRAINT round_parent_same_model,
     DROP CONSTRAINT round_version_same_model;
 ALTER TABLE training_snapshotitem
+    DROP CONSTRAINT snapshot_item_pair_of_prompt,
     DROP CONSTRAINT snapshot_item_prompt_split,
     DROP CONSTRAINT snapshot_item_chosen_of_prompt,
     DROP CONSTRAINT snapshot_item_rejected_of_prompt;
