@@ -13,6 +13,7 @@ def main() -> None:
     try:
         from django.core.exceptions import ImproperlyConfigured
         from django.core.management import execute_from_command_line
+        from django.db.utils import OperationalError
     except ModuleNotFoundError:
         sys.exit("Pairloop's environment is missing. Use .venv/bin/python, or run `make run` once.")
     # Ahead of Django, which would show a wrong setting as a traceback.
@@ -25,7 +26,14 @@ def main() -> None:
             f"Pairloop cannot write its state to {wrong.filename}: {wrong.strerror}."
             " Make the folder yours, or set PAIRLOOP_VAR to one that is."
         )
-    execute_from_command_line(sys.argv)
+    try:
+        execute_from_command_line(sys.argv)
+    except OperationalError as error:
+        sys.exit(
+            f"The database does not answer: {str(error).strip().splitlines()[0]}\n"
+            "Commands need a running Pairloop: start it with `make run` in another terminal, then repeat"
+            " this one. With PAIRLOOP_DATABASE_URL, check that server."
+        )
 
 
 if __name__ == "__main__":

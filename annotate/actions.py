@@ -224,11 +224,19 @@ def sampled_store(
             first_id=first,
             second_id=second,
             purpose=purpose,
+            # First every prompt's first pair: two of one prompt in a row tire, and colour each other.
+            priority=-rank,
         )
-        for first, second in ids
+        for rank, (first, second) in enumerate(ids)
     )
     QueueEntry.objects.bulk_create(
-        QueueEntry(pair=pair, model_id=prompt.model_id, wanted=policy.overlap) for pair in pairs
+        QueueEntry(
+            pair=pair,
+            model_id=prompt.model_id,
+            priority=pair.priority,
+            wanted=policy.overlap,
+        )
+        for pair in pairs
     )
     for reason, count in screened.drops.items():
         drop, _ = Drop.objects.get_or_create(version=version, reason=reason)

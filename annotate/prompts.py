@@ -13,6 +13,8 @@ from pairloop.lib.errors import Refused
 #: Bytes of UTF-8 that one prompt may have, all messages together.
 LARGEST = 32 * 1024
 MOST_TAGS = 20
+#: Stands for a line that is not JSON at all.
+NOT_JSON = object()
 ROLES = ("system", "user", "assistant")
 
 
@@ -38,6 +40,8 @@ class PromptLine:
 
 def parse(raw: Any) -> PromptLine:
     """Read {"prompt": "…"} or {"messages": […]}, each with optional "tags". Raises PromptRefused."""
+    if raw is NOT_JSON:
+        raise PromptRefused("This is not JSON.")
     if not isinstance(raw, Mapping):
         raise PromptRefused('A prompt is an object such as {"prompt": "…"}.')
     if ("prompt" in raw) == ("messages" in raw):

@@ -10,19 +10,19 @@ from procrastinate.contrib.django import app
 
 from models_registry import queries as registry
 from models_registry import serving
-from models_registry.engine.types import EngineError
+from models_registry.engine.types import Engine, EngineError
+from models_registry.models import RegisteredModel
+from pairloop.lib import jobs
 
 logger = logging.getLogger(__name__)
 
 
 @app.periodic(cron="* * * * * */10")
-@app.task(queue="sample", lock="pairs-top-up", queueing_lock="pairs-top-up", pass_context=False)
+@app.task(queue="sample", queueing_lock="pairs-top-up", pass_context=False)
 def pairs_top_up(timestamp: int | None = None) -> None:
     """Top up the queue of every model that the engine serves, every ten seconds."""
-    from annotate import actions
-
-    with serving.engine() as engine:
-        if not engine.ready():
+    with jobs.alone("pairs-top-up") as is_alone, serving.engine() as engine:
+        if not is_alone or not engine.ready():
             return
         try:
             served = engine.models()
@@ -31,19 +31,23 @@ def pairs_top_up(timestamp: int | None = None) -> None:
             logger.warning("top-up stopped: %s", error)
             return
         for model in registry.models_served(served):
-            try:
-                done = actions.pairs_top_up(
-                    model=model, engine=engine, chance=random.SystemRandom()
-                )
-            except EngineError as error:
-                # The next tick tries again; a labeler sees the waiting page meanwhile.
-                logger.warning("top-up of %s stopped: %s", model, error)
-                continue
-            if done.seconds and done.tokens:
-                logger.info(
-                    "top-up of %s: %d pairs, %d tokens, %.0f tokens/s, left out %s",
-                    model, done.pairs, done.tokens, done.tokens / done.seconds, dict(done.drops),
-                )  # fmt: skip
+            _top_up(model, engine)
+
+
+def _top_up(model: RegisteredModel, engine: Engine) -> None:
+    from annotate import actions
+
+    try:
+        done = actions.pairs_top_up(model=model, engine=engine, chance=random.SystemRandom())
+    except EngineError as error:
+        # The next tick tries again; a labeler sees the waiting page meanwhile.
+        logger.warning("top-up of %s stopped: %s", model, error)
+        return
+    if done.seconds and done.tokens:
+        logger.info(
+            "top-up of %s: %d pairs, %d tokens, %.0f tokens/s, left out %s",
+            model, done.pairs, done.tokens, done.tokens / done.seconds, dict(done.drops),
+        )  # fmt: skip
 
 
 @app.periodic(cron="* * * * *")

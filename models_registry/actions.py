@@ -7,6 +7,7 @@ from datetime import datetime
 from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
 from django.db import transaction
+from django.db.models import ProtectedError
 
 from models_registry import bases
 from models_registry.models import (
@@ -79,8 +80,18 @@ def base_register(*, model: RegisteredModel, base: bases.Base, now: datetime) ->
     return version
 
 
-def base_failed(*, model: RegisteredModel, reason: str) -> None:
-    """Keep why a base could not be made, for the page of whoever waits for it."""
+def base_refused(*, model: RegisteredModel, reason: str) -> None:
+    """Forget a model that nobody waits for; otherwise keep why its base could not be made, for their page."""
+    if not model.memberships.exists():
+        try:
+            with transaction.atomic():
+                RegisteredModel.objects.exclude(state=RegisteredModel.State.READY).get(
+                    pk=model.pk
+                ).delete()
+        except (ProtectedError, RegisteredModel.DoesNotExist):
+            pass  # It has prompts, or it became ready meanwhile.
+        else:
+            return
     RegisteredModel.objects.filter(pk=model.pk).exclude(state=RegisteredModel.State.READY).update(
         state=RegisteredModel.State.FAILED, failure=reason
     )

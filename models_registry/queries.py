@@ -37,6 +37,11 @@ def base_version(slug: str) -> ModelVersion | None:
     return ModelVersion.objects.select_related("model").filter(model__slug=slug, number=0).first()
 
 
+def models_all() -> list[RegisteredModel]:
+    """Return every model, the oldest first."""
+    return list(RegisteredModel.objects.order_by("created_at", "id"))
+
+
 def models_ready() -> list[RegisteredModel]:
     """Return the models whose base is in the store."""
     return list(RegisteredModel.objects.filter(state=RegisteredModel.State.READY).order_by("id"))

@@ -7,7 +7,7 @@ from pathlib import Path
 from csp.constants import NONE, SELF
 
 from pairloop.lib import files, places
-from pairloop.lib.env import env_bool, env_int, env_list, env_path, env_text
+from pairloop.lib.env import env_bool, env_int, env_list, env_path, env_text, env_url
 from pairloop.up import postgres
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -42,7 +42,11 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 # --- Engine ------------------------------------------------------------------------------------------
 
 #: Set to use a vLLM that somebody else runs: http://host:port or unix:///path. Then none is started.
-ENGINE_URL = env_text("PAIRLOOP_ENGINE_URL") or f"unix://{SOCKETS / 'engine.sock'}"
+ENGINE_URL = env_url(
+    "PAIRLOOP_ENGINE_URL",
+    schemes=("unix", "http", "https"),
+    default=f"unix://{SOCKETS / 'engine.sock'}",
+)
 ENGINE_IS_OURS = not env_text("PAIRLOOP_ENGINE_URL")
 ENGINE_KEY = env_text("PAIRLOOP_ENGINE_KEY")
 #: Seconds that one sampling request may take; 32 completions of 128 tokens take about 70 s on 2 cores.

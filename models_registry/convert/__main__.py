@@ -29,7 +29,6 @@ def main(arguments: list[str] | None = None) -> int:
         result = {"base": make(kind=asked.kind, source=asked.source, target=asked.target)}
     except BaseRefused as refused:
         result = {"refused": {"code": refused.code, "detail": str(refused)}}
-        print(refused, file=sys.stderr)
     draft = asked.target.with_name(asked.target.name + ".draft")
     draft.write_text(json.dumps(result), encoding="utf-8")
     draft.rename(asked.target.with_name(asked.target.name + ".json"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -39,6 +40,24 @@ def env_list(name: str, *, default: list[str]) -> list[str]:
     """Return a comma-separated list."""
     parts = [part.strip() for part in env_text(name).split(",")]
     return [part for part in parts if part] or default
+
+
+def env_url(name: str, *, schemes: tuple[str, ...], default: str) -> str:
+    """Return an address with one of the schemes, and a host or a path behind it."""
+    value = env_text(name)
+    if not value:
+        return default
+    try:
+        parts = urlsplit(value)
+        is_good = parts.scheme in schemes and bool(parts.netloc or parts.path)
+        # Reading the port is what refuses a wrong one.
+        is_good = is_good and (parts.scheme == "unix" or bool(parts.hostname and parts.port != 0))
+    except ValueError:
+        is_good = False
+    if not is_good:
+        forms = " or ".join(f"{scheme}://…" for scheme in schemes)
+        raise ImproperlyConfigured(f"{name}={value} is not an address: write {forms}.")
+    return value
 
 
 def env_path(name: str, *, default: Path) -> Path:

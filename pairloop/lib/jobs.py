@@ -1,10 +1,13 @@
-"""Deferring jobs from inside a transaction."""
+"""Deferring jobs from inside a transaction, and running one at a time."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from django.db import transaction
+from django.db import connection, transaction
 from procrastinate.exceptions import AlreadyEnqueued
 from procrastinate.tasks import Task
 
@@ -19,3 +22,22 @@ def defer_once(task: Task[Any, Any, Any], **arguments: Any) -> None:
             task.defer(**arguments)
     except AlreadyEnqueued:
         pass
+
+
+@contextmanager
+def alone(name: str) -> Iterator[bool]:
+    """Yield whether nobody else does the thing of this name just now.
+
+    An advisory lock of the database, which ends with the connection that took it. procrastinate's own
+    `lock` does not: a job whose worker was killed would keep it for ever.
+    """
+    key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_lock(%s)", [key])
+        taken = cursor.fetchone() == (True,)
+    try:
+        yield taken
+    finally:
+        if taken:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_advisory_unlock(%s)", [key])

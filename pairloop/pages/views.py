@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
 from django.contrib.auth.decorators import login_not_required
 from django.contrib.auth.views import LoginView
+from django.db import OperationalError
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.shortcuts import render
+from django.template.loader import render_to_string
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 from django_htmx.http import HttpResponseClientRefresh
@@ -35,6 +39,15 @@ def login(request: Request) -> HttpResponseBase:
     if request.htmx:
         return HttpResponseClientRefresh()
     return LOGIN(request)
+
+
+def server_error(_request: HttpRequest) -> HttpResponse:
+    """Tell a database that is away, which comes back by itself, from a fault of ours."""
+    if isinstance(sys.exc_info()[1], OperationalError):
+        # Rendered without the request: who is logged in is in the database, too.
+        page = render_to_string("503.html")
+        return HttpResponse(page, status=503, headers={"Retry-After": "5"})
+    return HttpResponse(render_to_string("500.html"), status=500)
 
 
 @login_not_required

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import os
 import shutil
@@ -88,6 +89,7 @@ def specs(*, say: Say, cluster_lock: int | None) -> list[Spec]:
             name="environment",
             launch=_environment,
             needs=("web",),
+            skip=_environment_given,
             expected_s=150,
         ),
         Spec(
@@ -145,9 +147,11 @@ def address_check(bind: str) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
+            taken = error.errno == errno.EADDRINUSE
             raise AddressUnusable(
-                f"Port {port} on {host} cannot be used: {(error.strerror or str(error)).lower()}. Stop the"
-                f" program that has it, or set PAIRLOOP_BIND to another address, as in"
+                f"Port {port} on {host} cannot be used: {(error.strerror or str(error)).lower()}."
+                f" {'Stop the program that has it, or set' if taken else 'Set'} PAIRLOOP_BIND to another"
+                " address, as in"
                 f" PAIRLOOP_BIND=127.0.0.1:{port + 1 if 1023 < port < 65535 else 8001}."
             ) from None
 
@@ -158,6 +162,16 @@ def address_of(bind: str) -> tuple[str, int]:
     if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise AddressUnusable(f"PAIRLOOP_BIND={bind} must be host:port, as in 127.0.0.1:8000.")
     return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 gunicorn reads ":8000" so, too.
+
+
+def model_check() -> None:
+    """Refuse a PAIRLOOP_MODEL that nobody has registered. Raises EngineUnusable."""
+    known = [model.slug for model in registry.models_all()]
+    if settings.MODEL not in known:
+        raise EngineUnusable(
+            f"PAIRLOOP_MODEL={settings.MODEL} names no registered model; there are: {', '.join(known)}. Start"
+            f" Pairloop with one of them, then `manage.py register_base FOLDER --slug {settings.MODEL}`."
+        )
 
 
 # --- PostgreSQL --------------------------------------------------------------------------------------
@@ -225,6 +239,7 @@ def _database_prepare(say: Say) -> None:
         call_command("collectstatic", interactive=False, verbosity=0, skip_checks=True)
         for line in seed.seed():
             say(line)
+        model_check()
     except (DatabaseError, CommandError) as error:
         raise DatabaseUnusable(f"The database could not be prepared: {error}") from error
     finally:
@@ -308,6 +323,12 @@ def _environment() -> processes.Launch:
         ),
         folder=settings.BASE_DIR,
     )
+
+
+def _environment_given() -> str:
+    if settings.ML_PYTHON == settings.BASE_DIR / ".venv-ml" / "bin" / "python":
+        return ""
+    return f"Uses {settings.ML_PYTHON} of PAIRLOOP_ML_PYTHON."
 
 
 def _engine_given() -> str:

@@ -52,9 +52,17 @@ document.addEventListener("pointermove", (event) => {
   if (event.movementX || event.movementY) delete document.querySelector("[data-fresh]")?.dataset.fresh;
 });
 
-for (const type of ["htmx:sendError", "htmx:responseError", "htmx:timeout"]) {
-  document.body.addEventListener(type, () => {
-    const words = document.querySelector("[data-send-failed]");
-    if (words) words.hidden = false;
-  });
+/* Refused for good: another login in another tab, or a page from before an upgrade. */
+document.body.addEventListener("htmx:responseError", (event) => {
+  const isStale = [403, 404].includes(event.detail.xhr.status);
+  show(isStale ? "[data-stale]" : "[data-send-failed]");
+});
+
+for (const type of ["htmx:sendError", "htmx:timeout"]) {
+  document.body.addEventListener(type, () => show("[data-send-failed]"));
+}
+
+function show(selector) {
+  const words = document.querySelector(selector);
+  if (words) words.hidden = false;
 }

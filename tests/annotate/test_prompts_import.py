@@ -23,9 +23,9 @@ class TestPromptsImport:
 
         call_command("prompts_import", model.slug, str(file), stdout=out, stderr=err)
 
-        assert "2 created, 0 duplicates, 3 rejected" in out.getvalue()
+        assert "2 created, 0 duplicates, 2 rejected" in out.getvalue()
         assert [line.split(":")[0] for line in err.getvalue().splitlines()] == [
-            "line 2", "line 3", "line 4",
+            "line 2", "line 4",
         ]  # fmt: skip
         assert Prompt.objects.filter(model=model).count() == 2
 
@@ -39,3 +39,22 @@ class TestPromptsImport:
             call_command("prompts_import", model.slug, str(tmp_path / "binary"))
         with pytest.raises(CommandError, match="cannot be read"):
             call_command("prompts_import", model.slug, str(tmp_path / "missing"))
+
+    def test_takes_a_byte_order_mark_for_what_it_is(self, tmp_path: Path) -> None:
+        model = factories.RegisteredModelFactory.create()
+        (tmp_path / "prompts.jsonl").write_text('{"prompt": "One."}', encoding="utf-8-sig")
+
+        call_command(
+            "prompts_import", model.slug, str(tmp_path / "prompts.jsonl"), stdout=StringIO()
+        )
+
+        assert Prompt.objects.get(model=model).question == "One."
+
+    def test_fails_when_nothing_could_be_imported(self, tmp_path: Path) -> None:
+        model = factories.RegisteredModelFactory.create()
+        (tmp_path / "prompts.json").write_text('[{"prompt": "One."}]')
+        err = StringIO()
+
+        with pytest.raises(CommandError, match="0 created, 0 duplicates, 1 rejected"):
+            call_command("prompts_import", model.slug, str(tmp_path / "prompts.json"), stderr=err)
+        assert err.getvalue().startswith("line 1: A prompt is an object")

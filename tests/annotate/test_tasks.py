@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
 import pytest
-from django.db import connection
+from django.db import connection, connections
 from django.utils import timezone
 from procrastinate.contrib.django import app
 
@@ -16,6 +17,7 @@ from models_registry import serving
 from models_registry.engine.fake import FakeEngine
 from models_registry.engine.types import EngineAnswerInvalid, EngineFailed, EngineUnreachable
 from models_registry.models import ModelVersion
+from pairloop.up.tasks import jobs_tidy
 from tests import factories
 
 
@@ -130,6 +132,23 @@ class TestPairsTopUp:
         assert str(error) in caplog.text
         assert not Pair.objects.exists()
 
+    def test_leaves_a_top_up_that_is_under_way_alone(self, engine: FakeEngine) -> None:
+        serve(engine, sampler())
+        other = connections.create_connection("default")
+        try:
+            with other.cursor() as cursor:
+                key = int.from_bytes(hashlib.sha256(b"pairs-top-up").digest()[:8], signed=True)
+                cursor.execute("SELECT pg_advisory_lock(%s)", [key])
+
+            tasks.pairs_top_up()
+        finally:
+            # The lock goes with the connection, as it does when a worker is killed.
+            other.close()
+
+        assert not Pair.objects.exists()
+        tasks.pairs_top_up()
+        assert Pair.objects.exists()
+
     def test_lets_anything_else_through(self, engine: FakeEngine) -> None:
         # A bug of ours must end the job as failed, with its traceback.
         serve(engine, sampler())
@@ -182,6 +201,24 @@ class TestWorker:
 
         assert state_of(job) == "succeeded"
         assert QueueEntry.objects.filter(model=version.model).count() >= 2
+
+    def test_goes_on_after_a_worker_was_killed_in_the_middle(self, engine: FakeEngine) -> None:
+        version = sampler()
+        serve(engine, version)
+        left_behind = tasks.pairs_top_up.defer()
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "UPDATE procrastinate_jobs SET status = 'doing' WHERE id = %s", [left_behind]
+            )
+        tasks.pairs_top_up.defer()
+        jobs_tidy.defer()
+
+        run_worker()
+
+        assert QueueEntry.objects.filter(model=version.model).count() >= 2
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM procrastinate_jobs WHERE id = %s", [left_behind])
+            assert cursor.fetchone() == (0,)
 
     def test_keeps_a_job_that_failed(self, engine: FakeEngine) -> None:
         serve(engine, sampler())

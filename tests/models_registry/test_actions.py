@@ -38,7 +38,8 @@ class TestModelPrepare:
 
     def test_begins_again_after_a_failure(self) -> None:
         failed = prepared(source="/models/broken")
-        actions.base_failed(model=failed, reason="No tokenizer.")
+        factories.PromptFactory.create(model=failed)
+        actions.base_refused(model=failed, reason="No tokenizer.")
 
         again = prepared(source="/models/whole")
 
@@ -116,20 +117,26 @@ class TestBaseRegister:
         assert ModelVersion.objects.count() == 1
 
 
-class TestBaseFailed:
-    def test_keeps_the_reason(self) -> None:
+class TestBaseRefused:
+    def test_keeps_the_reason_where_somebody_waits_for_the_model(self) -> None:
         model = prepared()
+        factories.PromptFactory.create(model=model)
 
-        actions.base_failed(model=model, reason="No tokenizer.")
+        actions.base_refused(model=model, reason="No tokenizer.")
 
         model.refresh_from_db()
         assert model.has_failed
         assert model.failure == "No tokenizer."
 
+    def test_forgets_a_model_that_nobody_waits_for(self) -> None:
+        actions.base_refused(model=prepared(), reason="No tokenizer.")
+
+        assert not RegisteredModel.objects.exists()
+
     def test_changes_nothing_about_a_model_that_is_ready(self) -> None:
         ready = factories.RegisteredModelFactory.create()
 
-        actions.base_failed(model=ready, reason="Too late.")
+        actions.base_refused(model=ready, reason="Too late.")
 
         ready.refresh_from_db()
         assert ready.is_ready

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from django.core.management import CommandError, call_command
 
+from models_registry import actions
 from models_registry.models import Alias, ModelVersion, RegisteredModel
+from tests import factories
 from tests.models_registry.conftest import REPORT
 
 Conversion = Callable[[str], Path]
@@ -67,8 +69,18 @@ class TestRegisterBase:
             "mine", "My model", 32, 64,
         )  # fmt: skip
 
-    def test_keeps_the_reason_of_a_refusal_on_the_model(self, conversion: Conversion) -> None:
+    def test_leaves_nothing_of_a_model_that_was_refused(self, conversion: Conversion) -> None:
         conversion("refused")
+
+        with pytest.raises(CommandError, match=r"It has no tokenizer\."):
+            register("org/model")
+
+        assert not RegisteredModel.objects.exists()
+
+    def test_keeps_the_reason_where_labelers_wait(self, conversion: Conversion) -> None:
+        conversion("refused")
+        announced = actions.model_prepare(slug="model", name="Model", source="org/model")
+        factories.MembershipFactory.create(model=announced)
 
         with pytest.raises(CommandError, match=r"It has no tokenizer\."):
             register("org/model")

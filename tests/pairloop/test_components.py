@@ -98,6 +98,16 @@ class TestSpecs:
 
         assert reason.startswith(f"The engine at {url} does not answer. Start it or correct")
 
+    def test_sets_nothing_up_beside_an_environment_that_is_given(
+        self, settings: LazySettings
+    ) -> None:
+        settings.ML_PYTHON = Path("/opt/models/bin/python")
+        specs = components.specs(say=print, cluster_lock=7)
+
+        reason = next(spec.skip() for spec in specs if spec.name == "environment")
+
+        assert reason == "Uses /opt/models/bin/python of PAIRLOOP_ML_PYTHON."
+
     def test_starts_our_own_otherwise(self) -> None:
         specs = components.specs(say=print, cluster_lock=7)
 
@@ -122,9 +132,9 @@ class TestUp:
                 "DJANGO_SETTINGS_MODULE": "pairloop.settings",
                 "PAIRLOOP_VAR": str(var),
                 "PAIRLOOP_DATABASE_URL": "",
-                # No engine of our own, and a model that nobody can register.
+                # No engine of our own, and nothing that could make a base.
                 "PAIRLOOP_ENGINE_URL": "http://127.0.0.1:1",
-                "PAIRLOOP_MODEL": "absent",
+                "PAIRLOOP_ML_PYTHON": str(var / "no-python"),
             }
             | environment,
             stdout=subprocess.PIPE,
@@ -154,6 +164,14 @@ class TestUp:
         assert process.returncode == 0, output
         assert f"http://{bind}" in output
         assert output.index("stopping web") < output.index("stopping postgres")
+        assert "Traceback" not in output
+
+    def test_refuses_a_model_that_nobody_registered(self, var: Path) -> None:
+        process = self.up(var, PAIRLOOP_MODEL="absent", PAIRLOOP_BIND=f"127.0.0.1:{free_port()}")
+        output, _ = process.communicate(timeout=30)
+
+        assert process.returncode == 1
+        assert "PAIRLOOP_MODEL=absent names no registered model; there are: demo." in output
         assert "Traceback" not in output
 
     def test_refuses_a_database_that_does_not_answer(self, var: Path) -> None:

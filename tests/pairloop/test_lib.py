@@ -377,3 +377,21 @@ class TestDeferOnce:
         jobs.defer_once(tasks.leases_release)
 
         assert self.waiting() == 2
+
+
+class TestEnvUrl:
+    @pytest.mark.parametrize("value", ["unix:///run/vllm.sock", "http://gpu:8001", "https://gpu"])
+    def test_takes_addresses(self, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+        monkeypatch.setenv("PAIRLOOP_TEST", value)
+
+        assert env.env_url("PAIRLOOP_TEST", schemes=("unix", "http", "https"), default="") == value
+
+    @pytest.mark.parametrize(
+        "value",
+        ["garbage", "ftp://gpu", "http://", "http://gpu:port", "http://gpu:70000", "gpu:80"],
+    )
+    def test_refuses_what_is_none(self, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+        monkeypatch.setenv("PAIRLOOP_TEST", value)
+
+        with pytest.raises(ImproperlyConfigured, match=r"PAIRLOOP_TEST=.* is not an address"):
+            env.env_url("PAIRLOOP_TEST", schemes=("unix", "http", "https"), default="")

@@ -1,15 +1,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import pytest
 from django.core.management import call_command
-from django.db import connection
+from django.db import OperationalError, connection
 from django.test import Client
 from django.urls import reverse
 
 from annotate.models import Drop, Split
-from pairloop.pages import queries
+from pairloop.pages import queries, views
 from tests.factories import (
     PASSWORD,
     JudgementFactory,
@@ -284,3 +285,36 @@ class TestSafety:
         client.force_login(UserFactory())
 
         assert client.get("/admin/").status_code == 302
+
+
+class TestServerError:
+    def test_says_that_the_database_is_away(
+        self, client: Client, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        client.raise_request_exception = False
+        monkeypatch.setattr(views.queries, "engine_state", _raise(OperationalError("gone")))
+        monkeypatch.setattr(views.queries, "database_check", lambda: None)
+
+        answer = client.get("/readyz")
+
+        assert answer.status_code == 503
+        assert answer["Retry-After"] == "5"
+        assert "does not answer" in answer.content.decode()
+
+    def test_says_so_when_it_is_our_fault(
+        self, client: Client, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        client.raise_request_exception = False
+        monkeypatch.setattr(views.queries, "database_check", _raise(KeyError("bug")))
+
+        answer = client.get("/readyz")
+
+        assert answer.status_code == 500
+        assert "broke on our side" in answer.content.decode()
+
+
+def _raise(error: Exception) -> Callable[[], None]:
+    def raising() -> None:
+        raise error
+
+    return raising

@@ -9,7 +9,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from annotate import actions
+from annotate import actions, prompts
 from models_registry.models import RegisteredModel
 
 
@@ -29,22 +29,34 @@ class Command(BaseCommand):
         if model is None:
             raise CommandError(f"No model {options['model']} is registered; see register_base.")
         try:
-            text = options["file"].read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise CommandError(f"{options['file']} cannot be read: {error}") from error
-        report = actions.prompts_import(model=model, lines=_lines(text))
-        for number, reason in report.rejected:
-            self.stderr.write(f"line {number}: {reason}")
-        self.stdout.write(
-            f"{report.created} created, {report.duplicates} duplicates, {len(report.rejected)} rejected"
-        )
+            # With or without the byte order mark that some editors write.
+            text = options["file"].read_text(encoding="utf-8-sig")
+        except OSError as error:
+            raise CommandError(f"{options['file']} cannot be read: {error.strerror}.") from error
+        except UnicodeDecodeError as error:
+            raise CommandError(
+                f"{options['file']} cannot be read: it is not UTF-8 text. Save it as UTF-8 first."
+            ) from error
+        lines = list(_lines(text))
+        report = actions.prompts_import(model=model, lines=(value for _, value in lines))
+        numbers = [number for number, _ in lines]
+        for place, reason in report.rejected:
+            self.stderr.write(f"line {numbers[place - 1]}: {reason}")
+        summary = f"{report.created} created, {report.duplicates} duplicates, {len(report.rejected)} rejected"
+        if not report.created and not report.duplicates:
+            raise CommandError(f"{summary}: nothing was imported from {options['file']}.")
+        self.stdout.write(summary)
 
 
-def _lines(text: str) -> Iterator[Any]:
-    """Yield each line's value; a line that is not JSON is passed on as it is, to be refused by number."""
+def _lines(text: str) -> Iterator[tuple[int, Any]]:
+    """Yield number and value of each line that is not blank.
+
+    A line that is not JSON is passed on as what makes the import say so.
+    """
     # Not splitlines: a JSON text may hold other line separators, such as U+2028, as they are.
-    for line in text.removesuffix("\n").split("\n"):
-        try:
-            yield json.loads(line)
-        except (ValueError, RecursionError):
-            yield line
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except (ValueError, RecursionError):
+                yield number, prompts.NOT_JSON

@@ -48,7 +48,7 @@ class Command(BaseCommand):
             base = bases.base_make(source)
             version = actions.base_register(model=model, base=base, now=timezone.now())
         except Refused as refused:
-            actions.base_failed(model=model, reason=str(refused))
+            actions.base_refused(model=model, reason=str(refused))
             raise CommandError(str(refused)) from refused
         self.stdout.write(
             f"{version} is registered: {base.parameters / 1e6:.0f} million parameters, "
