@@ -113,6 +113,25 @@ class TestFirstPair:
         assert done.returncode == 0, done.stdout + done.stderr
         assert "skipped" not in done.stdout.splitlines()[-1]
 
+    def test_goes_on_sampling_after_its_worker_was_killed(self, product: Product) -> None:
+        with product.log_in("labeler") as labeler:
+            for _ in range(100):
+                page = labeler.get("/models/demo/judge/").text
+                if not (form := JUDGEMENT.search(page)):
+                    break
+                _post(labeler, form[1], "tie", page)
+            else:
+                pytest.fail("the queue does not get empty")
+
+            # By now a top-up is under way.
+            os.kill(_worker_of(product.var), signal.SIGKILL)
+
+            product.wait_for(
+                "a pair written after the kill",
+                lambda: JUDGEMENT.search(labeler.get("/models/demo/judge/").text),
+                seconds=180,
+            )
+
     def test_leaves_nothing_behind_when_the_supervisor_is_killed(self, product: Product) -> None:
         assert len(processes_of(product.var)) >= 6
 
@@ -137,6 +156,19 @@ class TestFirstPair:
         assert _left_after(product.var, seconds=10) == []
 
 
+def _worker_of(var: Path) -> int:
+    """Return the pid of the worker on this state folder."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes()
+            is_ours = os.fsencode(var) in (folder / "environ").read_bytes()
+        except OSError:
+            continue
+        if b"procrastinate\0worker" in command and is_ours:
+            return int(folder.name)
+    raise AssertionError("no worker runs")
+
+
 def _left_after(var: Path, *, seconds: float) -> list[str]:
     """Return what still runs on a state folder once it is quiet, or when the time is up."""
     deadline = time.monotonic() + seconds
@@ -153,9 +185,13 @@ def _judge(product: Product, labeler: httpx.Client, verdict: str) -> str:
     page = labeler.get("/models/demo/judge/").text
     form = JUDGEMENT.search(page)
     assert form
-    answer = labeler.post(form[1], data={"verdict": verdict, "csrfmiddlewaretoken": token_of(page)})
-    assert answer.status_code == 200
+    _post(labeler, form[1], verdict, page)
     return form[1]
+
+
+def _post(labeler: httpx.Client, address: str, verdict: str, page: str) -> None:
+    answer = labeler.post(address, data={"verdict": verdict, "csrfmiddlewaretoken": token_of(page)})
+    assert answer.status_code == 200
 
 
 def _served_name(engine: str) -> str:
