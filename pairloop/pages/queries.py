@@ -39,7 +39,7 @@ def database_check() -> None:
 
 
 def engine_state() -> str:
-    """Return "ready", "starting" or "failed", or "elsewhere" when nobody here starts one."""
+    """Return "ready", "starting" or "failed", or "elsewhere" when no supervisor runs here."""
     progress = engine_progress()
     if not progress.stages:
         return "elsewhere"
