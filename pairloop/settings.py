@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from csp.constants import NONE, SELF
@@ -17,6 +18,10 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 VAR = env_path("PAIRLOOP_VAR", default=BASE_DIR / "var")
 SOCKETS = places.socket_folder(VAR)
 BASES = VAR / "bases"
+#: Adapters by hash; run folders by model and round; the reference's log-probabilities by its hash.
+VERSIONS = VAR / "versions"
+ROUNDS = VAR / "rounds"
+SCORES = VAR / "scores"
 #: The supervisor writes here what engine and workers are doing; pages read it.
 STATUS_FILE = SOCKETS / "status.json"
 ML_PYTHON = env_path("PAIRLOOP_ML_PYTHON", default=BASE_DIR / ".venv-ml" / "bin" / "python")
@@ -59,6 +64,14 @@ ENGINE_CACHE_GIB = env_int("PAIRLOOP_ENGINE_CACHE_GIB", default=1, least=1)
 ENGINE_REQUESTS = env_int("PAIRLOOP_ENGINE_REQUESTS", default=8, least=1)
 #: The registered model whose engine `manage.py up` starts.
 MODEL = env_text("PAIRLOOP_MODEL", "demo")
+
+# --- Training ----------------------------------------------------------------------------------------
+
+#: CPU threads of the trainer; it gets out of the way of engine and pages by its niceness.
+TRAINER_THREADS = env_int("PAIRLOOP_TRAINER_THREADS", default=len(os.sched_getaffinity(0)), least=1)
+TRAINER_NICE = env_int("PAIRLOOP_TRAINER_NICE", default=10)
+#: Seconds after its last sign of life when an attempt at a round counts as dead.
+LEASE_S = env_int("PAIRLOOP_LEASE_SECONDS", default=30, least=5)
 
 # --- Web ---------------------------------------------------------------------------------------------
 
@@ -177,6 +190,8 @@ REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["rest_framework.authentication.SessionAuthentication"],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAdminUser"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "EXCEPTION_HANDLER": "pairloop.lib.api.error_answer",
 }
 # Plain HTTP on 127.0.0.1 is the default, so `check --deploy` only asks for TLS settings behind a proxy.
 SILENCED_SYSTEM_CHECKS = (

@@ -10,5 +10,9 @@ handler500 = "pairloop.pages.views.server_error"
 urlpatterns = [
     path("", include("pairloop.pages.urls")),
     path("", include("annotate.urls")),
+    path("", include("training.urls")),
+    path("api/v1/", include("models_registry.api.urls")),
+    path("api/v1/", include("annotate.api.urls")),
+    path("api/v1/", include("training.api.urls")),
     path("admin/", admin.site.urls),
 ]
