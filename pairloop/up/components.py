@@ -19,9 +19,9 @@ from django.db import DatabaseError, close_old_connections, connection, connecti
 
 from models_registry import queries as registry
 from models_registry import serving
-from pairloop.lib import files
+from pairloop.lib import files, processes
 from pairloop.lib.errors import Refused
-from pairloop.up import engine, postgres, processes, seed
+from pairloop.up import engine, postgres, seed
 from pairloop.up.guard import Guard
 from pairloop.up.supervisor import Spec, StateFolderUnusable, Supervisor, folder_held
 

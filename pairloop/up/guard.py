@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from pairloop.up import processes
+from pairloop.lib import processes
 
 GRACE_S = 8.0
 

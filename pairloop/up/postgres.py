@@ -23,9 +23,9 @@ from django.core.exceptions import ImproperlyConfigured
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
-from pairloop.lib import files, places
+from pairloop.lib import files, places, processes
 from pairloop.lib.errors import Refused
-from pairloop.up import binaries, locks, processes
+from pairloop.up import binaries, locks
 
 ENGINE = "django.db.backends.postgresql"
 #: The role and the database that Pairloop works with.

@@ -18,9 +18,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from pairloop.lib import files
+from pairloop.lib import files, processes
 from pairloop.lib.errors import Refused
-from pairloop.up import locks, processes
+from pairloop.up import locks
 from pairloop.up.guard import GRACE_S, Guard
 
 TAIL_LINES = 20

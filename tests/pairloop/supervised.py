@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pairloop.lib import processes
 from pairloop.lib.errors import Refused
-from pairloop.up import processes
 from pairloop.up.guard import Guard
 from pairloop.up.supervisor import Pace, Spec, Supervisor, folder_held
 

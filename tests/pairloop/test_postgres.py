@@ -12,7 +12,8 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connection as django_connection
 
-from pairloop.up import binaries, postgres, processes
+from pairloop.lib import processes
+from pairloop.up import binaries, postgres
 
 
 class TestDatabaseOfUrl:

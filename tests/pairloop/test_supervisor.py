@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from pairloop.up import guard, processes
+from pairloop.lib import processes
+from pairloop.up import guard
 
 ROOT = Path(__file__).parents[2]
 Supervise = Callable[..., "subprocess.Popen[str]"]

@@ -32,6 +32,8 @@ class Launch:
     environment: Mapping[str, str] = field(default_factory=dict)
     #: None: the user we are.
     account: Account | None = None
+    #: True: nothing of our own environment but PATH, which no secret is in.
+    is_closed: bool = False
     #: Descriptors that the child keeps open, such as locks.
     descriptors: tuple[int, ...] = ()
 
@@ -39,10 +41,12 @@ class Launch:
 def spawn(launch: Launch, *, log: Path, death_signal: signal.Signals) -> subprocess.Popen[bytes]:
     """Start a program that gets `death_signal` when we die, its output appended to `log`.
 
-    Call it from the main thread only: Linux sends that signal when the *thread* that forked ends.
+    Call it from a thread that outlives the child: Linux sends that signal when the *thread* that forked
+    ends.
     """
     account = launch.account
-    inherited = {"PATH": os.environ.get("PATH", os.defpath)} if account else dict(os.environ)
+    is_closed = account or launch.is_closed
+    inherited = {"PATH": os.environ.get("PATH", os.defpath)} if is_closed else dict(os.environ)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         return subprocess.Popen(
