@@ -7,7 +7,7 @@ from datetime import datetime
 from uuid import UUID
 
 from django.contrib.auth.models import User
-from django.db.models import Count, F, OuterRef, Q, QuerySet, Subquery, Sum
+from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet, Sum
 
 from annotate.models import (
     Assignment,
@@ -73,18 +73,12 @@ def has_pairs(model: RegisteredModel) -> bool:
     return Pair.objects.filter(prompt__model=model).exists()
 
 
-def _judged(model: RegisteredModel) -> QuerySet[Assignment]:
-    """Select the assignments whose latest revision says something, with when it was said."""
-    last = Judgement.objects.filter(assignment=OuterRef("pk")).order_by("-revision")
-    return (
-        Assignment.objects.filter(pair__prompt__model=model)
-        .annotate(
-            last_verdict=Subquery(last.values("verdict")[:1]),
-            last_at=Subquery(last.values("judged_at")[:1]),
-        )
-        .exclude(last_verdict=None)
-        .exclude(last_verdict="")
+def judgements_standing() -> QuerySet[Judgement, Judgement]:
+    """Select the judgements that count: the latest revision of each assignment, unless it takes back."""
+    later = Judgement.objects.filter(
+        assignment=OuterRef("assignment"), revision__gt=OuterRef("revision")
     )
+    return Judgement.objects.filter(~Exists(later)).exclude(verdict="")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +93,9 @@ class JudgingProgress:
 def judging_progress(*, model: RegisteredModel, labeler: User, since: datetime) -> JudgingProgress:
     """Count a labeler's standing judgements, in all and since a moment, and the pairs that wait."""
     counts = (
-        _judged(model)
-        .filter(labeler=labeler)
-        .aggregate(in_all=Count("pk"), today=Count("pk", filter=Q(last_at__gte=since)))
+        judgements_standing()
+        .filter(assignment__labeler=labeler, assignment__pair__prompt__model=model)
+        .aggregate(in_all=Count("pk"), today=Count("pk", filter=Q(judged_at__gte=since)))
     )
     return JudgingProgress(
         today=counts["today"], in_all=counts["in_all"], waiting=queue_length(model)
@@ -110,7 +104,7 @@ def judging_progress(*, model: RegisteredModel, labeler: User, since: datetime) 
 
 def judgements_count(model: RegisteredModel) -> int:
     """Return how many assignments of a model have a standing judgement."""
-    return _judged(model).count()
+    return judgements_standing().filter(assignment__pair__prompt__model=model).count()
 
 
 def prompts_to_sample(
