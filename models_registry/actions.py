@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
 from django.db import transaction
-from django.db.models import ProtectedError
+from django.db.models import Max, ProtectedError
 
-from models_registry import bases
+from models_registry import bases, queries
 from models_registry.models import (
     Alias,
     AliasMove,
@@ -17,6 +18,7 @@ from models_registry.models import (
     ModelVersion,
     RegisteredModel,
 )
+from models_registry.store import Artifact
 from pairloop.lib.errors import Refused
 
 
@@ -30,6 +32,36 @@ class ModelInvalid(Refused):
     """The model's fields are not valid."""
 
     code = "model_invalid"
+
+
+class VersionUnverified(Refused):
+    """The engine has not confirmed this version yet; wait until it is verified."""
+
+    code = "version_unverified"
+
+
+class AlreadyChampion(Refused):
+    """This version is the champion already."""
+
+    code = "already_champion"
+
+
+class ReasonMissing(Refused):
+    """Say why: the reason stays in the champion's history."""
+
+    code = "reason_missing"
+
+
+class NothingToRollBack(Refused):
+    """The champion never was another version, so there is nothing to roll back to."""
+
+    code = "nothing_to_roll_back"
+
+
+class RollbackUnusable(Refused):
+    """The version before cannot be champion again."""
+
+    code = "rollback_unusable"
 
 
 @transaction.atomic
@@ -98,6 +130,48 @@ def base_refused(*, model: RegisteredModel, reason: str) -> None:
 
 
 @transaction.atomic
+def version_register(
+    *,
+    model: RegisteredModel,
+    parent: ModelVersion,
+    artifact: Artifact,
+    metrics: dict[str, Any],
+    card: str,
+    now: datetime,
+) -> ModelVersion:
+    """Record an adapter that is in the store as the model's next version and as `challenger`.
+
+    Locks the model until the caller's transaction ends, so two at once get two numbers.
+    """
+    locked = _locked(model)
+    number = locked.versions.aggregate(last=Max("number"))["last"] + 1
+    version = ModelVersion.objects.create(
+        model=locked,
+        number=number,
+        parent=parent,
+        kind=ModelVersion.Kind.ADAPTER,
+        artifact_path=artifact.path.name,
+        sha256=artifact.sha256,
+        size_bytes=artifact.size_bytes,
+        metrics=metrics,
+        card=card,
+    )
+    alias_move(
+        model=locked, name=Alias.CHALLENGER, version=version, by=None,
+        reason="The newest round's result.", now=now,
+    )  # fmt: skip
+    return version
+
+
+# --- Aliases -------------------------------------------------------------------------------------------
+
+
+def _locked(model: RegisteredModel) -> RegisteredModel:
+    """Lock a model, and with it where its aliases point and what they may point at."""
+    return RegisteredModel.objects.select_for_update(no_key=True).get(pk=model.pk)
+
+
+@transaction.atomic
 def alias_move(
     *,
     model: RegisteredModel,
@@ -120,6 +194,77 @@ def alias_move(
         reason=reason,
         moved_at=now,
     )
+
+
+@transaction.atomic
+def sampler_settle(*, model: RegisteredModel, policy: str, now: datetime) -> AliasMove | None:
+    """Point `sampler` where the policy wants it; None when it is there, or nothing is fit for it.
+
+    "latest": the newest verified version that no guardrail stopped; "champion": the champion.
+    """
+    locked = _locked(model)
+    version = queries.sampler_wanted(model=locked, policy=policy)
+    now_at = Alias.objects.filter(model=locked, name=Alias.SAMPLER).first()
+    if version is None or (now_at and now_at.version_id == version.pk):
+        return None
+    reason = (
+        "The champion samples." if policy == "champion" else "The newest verified version samples."
+    )
+    return alias_move(
+        model=locked, name=Alias.SAMPLER, version=version, by=None, reason=reason, now=now
+    )
+
+
+@transaction.atomic
+def version_promote(
+    *, model: RegisteredModel, version: ModelVersion, by: User, reason: str, now: datetime
+) -> AliasMove:
+    """Make a verified version the champion. Raises ReasonMissing, VersionUnverified, AlreadyChampion."""
+    if not reason.strip():
+        raise ReasonMissing
+    locked = _locked(model)
+    version = locked.versions.get(pk=version.pk)
+    if not version.is_verified:
+        raise VersionUnverified(_why_unverified(version))
+    if Alias.objects.filter(model=locked, name=Alias.CHAMPION, version=version).exists():
+        raise AlreadyChampion
+    return alias_move(
+        model=locked, name=Alias.CHAMPION, version=version, by=by, reason=reason.strip(), now=now
+    )
+
+
+@transaction.atomic
+def version_rollback(*, model: RegisteredModel, by: User, reason: str, now: datetime) -> AliasMove:
+    """Make the version champion that was it before the last move.
+
+    Raises ReasonMissing, NothingToRollBack, RollbackUnusable.
+    """
+    if not reason.strip():
+        raise ReasonMissing
+    locked = _locked(model)
+    before = queries.champion_before(locked)
+    if before is None:
+        raise NothingToRollBack
+    if not before.is_verified:
+        raise RollbackUnusable(
+            f"The champion before was {before.label}, which is {before.state} now. "
+            "Promote another version instead."
+        )
+    return alias_move(
+        model=locked, name=Alias.CHAMPION, version=before, by=by, reason=reason.strip(), now=now
+    )
+
+
+def _why_unverified(version: ModelVersion) -> str:
+    if version.state == ModelVersion.State.REGISTERED:
+        return (
+            f"{version.label} is not verified: no engine has confirmed yet that it computes what the "
+            "trainer did. Wait for it, or see on its page why the check failed."
+        )
+    return f"{version.label} is {version.state}; only a verified version can be champion."
+
+
+# --- Members -------------------------------------------------------------------------------------------
 
 
 def member_add(*, model: RegisteredModel, user: User) -> Membership:

@@ -181,6 +181,11 @@ class ModelVersion(models.Model):
         return f"v{self.number}"
 
     @property
+    def is_verified(self) -> bool:
+        """Whether an engine computes with it what the trainer did."""
+        return self.state == self.State.VERIFIED
+
+    @property
     def served_name(self) -> str:
         """The name an engine knows it by; never reused, since id and content are in it."""
         return f"pl-{self.pk}-{self.sha256[:8]}"

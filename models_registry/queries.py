@@ -12,7 +12,7 @@ from django.db.models import QuerySet
 
 from models_registry import serving
 from models_registry.engine.types import EngineError
-from models_registry.models import Alias, ModelVersion, RegisteredModel
+from models_registry.models import Alias, AliasMove, ModelVersion, RegisteredModel
 from pairloop.lib import files
 
 
@@ -60,6 +60,36 @@ def models_served(names: Sequence[str]) -> list[RegisteredModel]:
 def version_of_alias(*, model: RegisteredModel, name: str) -> ModelVersion:
     """Return the version behind an alias; raises Alias.DoesNotExist before the model is ready."""
     return Alias.objects.select_related("version__model").get(model=model, name=name).version
+
+
+def sampler_wanted(*, model: RegisteredModel, policy: str) -> ModelVersion | None:
+    """Return the version that a policy lets sample, None when that one is not verified.
+
+    "latest": the newest verified version that no guardrail stopped; "champion": the champion.
+    """
+    verified = model.versions.filter(state=ModelVersion.State.VERIFIED)
+    if policy == "champion":
+        return verified.filter(aliases__name=Alias.CHAMPION).first()
+    return next(
+        (version for version in verified.order_by("-number") if not guardrails_failed(version)),
+        None,
+    )
+
+
+def guardrails_failed(version: ModelVersion) -> bool:
+    """Whether a version's evaluation broke one of the automatic limits."""
+    return bool(version.metrics.get("guardrails", {}).get("failed"))
+
+
+def champion_before(model: RegisteredModel) -> ModelVersion | None:
+    """Return the version that was champion before the last move, None when there was none."""
+    last = (
+        AliasMove.objects.select_related("from_version__model")
+        .filter(model=model, name=Alias.CHAMPION)
+        .order_by("-id")
+        .first()
+    )
+    return last.from_version if last else None
 
 
 @dataclass(frozen=True, slots=True)

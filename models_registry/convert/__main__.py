@@ -13,8 +13,9 @@ import json
 import sys
 from pathlib import Path
 
+from models_registry import hashing
 from models_registry.convert import sources
-from models_registry.convert.checks import TOKENIZER, BaseRefused, folder_sha256
+from models_registry.convert.checks import TOKENIZER, BaseRefused
 from models_registry.convert.loading import load_check
 
 
@@ -48,9 +49,9 @@ def make(*, kind: str, source: str, target: Path) -> dict[str, str | int]:
     loaded = load_check(target)
     say("Hashing weights, tokenizer and chat template")
     return {
-        "sha256": folder_sha256(target),
-        "base_sha256": folder_sha256(target, ("*.safetensors",)),
-        "tokenizer_sha256": folder_sha256(target, TOKENIZER),
+        "sha256": hashing.folder_sha256(target),
+        "base_sha256": hashing.folder_sha256(target, ("*.safetensors",)),
+        "tokenizer_sha256": hashing.folder_sha256(target, TOKENIZER),
         "chat_template_sha256": loaded.chat_template_sha256,
         "size_bytes": sum(path.stat().st_size for path in target.iterdir()),
         "parameters": loaded.parameters,

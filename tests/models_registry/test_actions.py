@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
+from django.db import connection, transaction
 
 from models_registry import actions
 from models_registry.bases import Base
 from models_registry.models import Alias, AliasMove, Membership, ModelVersion, RegisteredModel
+from models_registry.store import Artifact
 from tests import factories
 
 pytestmark = pytest.mark.django_db
@@ -182,6 +188,217 @@ class TestAliasMove:
             "from_version__number", "to_version__number"
         )
         assert list(way) == [(0, 1), (1, 0), (0, 1)]
+
+
+def registered(model: RegisteredModel, **fields: Any) -> ModelVersion:
+    """Register one more adapter on the model's newest version."""
+    number = model.versions.count()
+    given: dict[str, Any] = {
+        "parent": model.versions.order_by("-number").first(),
+        "artifact": Artifact(
+            sha256=factories.sha256(f"adapter {number}"),
+            path=Path("/versions") / factories.sha256(f"adapter {number}"),
+            size_bytes=9,
+        ),
+        "metrics": {},
+        "card": "# A card",
+    }
+    return actions.version_register(model=model, now=NOW, **(given | fields))
+
+
+def verified(model: RegisteredModel, **fields: Any) -> ModelVersion:
+    version = registered(model, **fields)
+    ModelVersion.objects.filter(pk=version.pk).update(state="verified")
+    version.refresh_from_db()
+    return version
+
+
+def at(model: RegisteredModel, name: str) -> ModelVersion:
+    return Alias.objects.get(model=model, name=name).version
+
+
+class TestVersionRegister:
+    def test_records_the_next_number_as_challenger(self) -> None:
+        model = factories.RegisteredModelFactory.create()
+        first = registered(model)
+
+        second = registered(model, metrics={"loss": 0.5})
+
+        assert (first.number, second.number) == (1, 2)
+        assert (second.kind, second.state, second.parent) == ("adapter", "registered", first)
+        assert second.artifact_path == second.sha256
+        assert second.metrics == {"loss": 0.5}
+        assert at(model, "challenger") == second
+        assert at(model, "sampler").number == at(model, "champion").number == 0
+        move = AliasMove.objects.order_by("-id")[0]
+        assert (move.from_version, move.to_version, move.moved_by) == (first, second, None)
+
+    def test_leaves_nothing_of_a_caller_that_fails(self) -> None:
+        model = factories.RegisteredModelFactory.create()
+
+        with pytest.raises(RuntimeError), transaction.atomic():
+            registered(model)
+            raise RuntimeError
+
+        assert model.versions.count() == 1
+        assert not Alias.objects.filter(name="challenger").exists()
+
+
+@pytest.mark.django_db(transaction=True)
+class TestVersionRegisterInParallel:
+    def test_gives_every_version_a_number_of_its_own(self) -> None:
+        model = factories.RegisteredModelFactory.create()
+        parent, barrier = model.versions.get(), threading.Barrier(4)
+
+        def register(number: int) -> int:
+            try:
+                barrier.wait(10)
+                sha256 = factories.sha256(f"parallel {number}")
+                artifact = Artifact(sha256=sha256, path=Path("/versions") / sha256, size_bytes=9)
+                return registered(model, parent=parent, artifact=artifact).number
+            finally:
+                connection.close()
+
+        with ThreadPoolExecutor(4) as threads:
+            numbers = list(threads.map(register, range(4)))
+
+        assert sorted(numbers) == [1, 2, 3, 4]
+        assert at(model, "challenger").number == 4
+
+
+class TestSamplerSettle:
+    def settle(self, model: RegisteredModel, policy: str = "latest") -> AliasMove | None:
+        return actions.sampler_settle(model=model, policy=policy, now=NOW)
+
+    def test_takes_the_newest_verified_version(self) -> None:
+        model = factories.RegisteredModelFactory.create()
+        verified(model)
+        newest = verified(model)
+        registered(model)
+
+        move = self.settle(model)
+
+        assert move is not None
+        assert (move.to_version, move.moved_by) == (newest, None)
+        assert at(model, "sampler") == newest
+
+    def test_passes_over_what_a_guardrail_stopped(self) -> None:
+        model = factories.RegisteredModelFactory.create()
+        good = verified(model, metrics={"guardrails": {"failed": []}})
+        verified(model, metrics={"guardrails": {"failed": ["kl"]}})
+
+        self.settle(model)
+
+        assert at(model, "sampler") == good
+
+    def test_moves_only_once(self) -> None:
+        model = factories.RegisteredModelFactory.create()
+        verified(model)
+        self.settle(model)
+
+        assert self.settle(model) is None
+
+    def test_follows_the_champion_by_policy(self) -> None:
+        model = factories.RegisteredModelFactory.create()
+        verified(model)
+
+        assert self.settle(model, "champion") is None
+        assert at(model, "sampler").number == 0
+
+    def test_never_takes_a_champion_that_is_not_verified(self) -> None:
+        model = factories.RegisteredModelFactory.create()
+        broken = registered(model)
+        Alias.objects.filter(model=model, name="champion").update(version=broken)
+
+        assert self.settle(model, "champion") is None
+        assert at(model, "sampler").number == 0
+
+
+class TestVersionPromote:
+    def promote(self, version: ModelVersion, reason: str = "It won.") -> AliasMove:
+        return actions.version_promote(
+            model=version.model,
+            version=version,
+            by=factories.UserFactory.create(is_staff=True),
+            reason=reason,
+            now=NOW,
+        )
+
+    def test_makes_a_verified_version_champion(self) -> None:
+        version = verified(factories.RegisteredModelFactory.create())
+
+        move = self.promote(version, " It won. ")
+
+        assert at(version.model, "champion") == version
+        assert at(version.model, "sampler").number == 0
+        assert (move.reason, move.moved_at) == ("It won.", NOW)
+        assert move.moved_by
+
+    @pytest.mark.parametrize("state", ["registered", "retired", "corrupt"])
+    def test_refuses_a_version_that_is_not_verified(self, state: str) -> None:
+        version = verified(factories.RegisteredModelFactory.create())
+        # The caller's copy still says that it is verified.
+        ModelVersion.objects.filter(pk=version.pk).update(state=state)
+
+        with pytest.raises(actions.VersionUnverified, match="v1"):
+            self.promote(version)
+
+        assert at(version.model, "champion").number == 0
+
+    def test_refuses_to_go_without_a_reason(self) -> None:
+        with pytest.raises(actions.ReasonMissing):
+            self.promote(verified(factories.RegisteredModelFactory.create()), " \n")
+
+    def test_refuses_the_champion(self) -> None:
+        version = verified(factories.RegisteredModelFactory.create())
+        self.promote(version)
+
+        with pytest.raises(actions.AlreadyChampion):
+            self.promote(version)
+
+
+class TestVersionRollback:
+    def rollback(self, model: RegisteredModel, reason: str = "It rambles.") -> AliasMove:
+        admin = factories.UserFactory.create(is_staff=True)
+        return actions.version_rollback(model=model, by=admin, reason=reason, now=NOW)
+
+    def promoted(self, model: RegisteredModel) -> ModelVersion:
+        version = verified(model)
+        admin = factories.UserFactory.create(is_staff=True)
+        actions.version_promote(model=model, version=version, by=admin, reason="Won.", now=NOW)
+        return version
+
+    def test_goes_back_to_where_the_last_move_came_from(self) -> None:
+        model = factories.RegisteredModelFactory.create()
+        first = self.promoted(model)
+        second = self.promoted(model)
+
+        move = self.rollback(model)
+
+        assert (move.from_version, move.to_version) == (second, first)
+        assert at(model, "champion") == first
+
+    def test_refuses_when_there_was_no_other(self) -> None:
+        with pytest.raises(actions.NothingToRollBack):
+            self.rollback(factories.RegisteredModelFactory.create())
+
+    def test_refuses_a_version_that_is_corrupt_instead_of_skipping_it(self) -> None:
+        model = factories.RegisteredModelFactory.create()
+        first = self.promoted(model)
+        second = self.promoted(model)
+        ModelVersion.objects.filter(pk=first.pk).update(state="corrupt")
+
+        with pytest.raises(actions.RollbackUnusable, match="v1, which is corrupt"):
+            self.rollback(model)
+
+        assert at(model, "champion") == second
+
+    def test_refuses_to_go_without_a_reason(self) -> None:
+        model = factories.RegisteredModelFactory.create()
+        self.promoted(model)
+
+        with pytest.raises(actions.ReasonMissing):
+            self.rollback(model, "")
 
 
 class TestMemberAdd:
