@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import ssl
 from collections.abc import Sequence
 from types import TracebackType
@@ -94,6 +95,24 @@ class VllmEngine:
         }
         answer = self._call("POST", "/v1/chat/completions", body, missing=types.EngineModelUnknown)
         return _sampled(_object(answer), model=model, count=sampling.n)
+
+    def score(
+        self, *, model: str, prompt_ids: Sequence[int], completion_ids: Sequence[int]
+    ) -> tuple[float, ...]:
+        """Return each completion token's log-probability, in nat, given all before it, at temperature 1."""
+        ids = types.scored_ids(prompt_ids, completion_ids)
+        body = {
+            "model": types.served_name(model),
+            "prompt": ids,
+            # The one token that comes with it is thrown away; vLLM does not take 0.
+            "max_tokens": 1,
+            "temperature": 0.0,
+            # Of the token itself, and of no other.
+            "prompt_logprobs": 0,
+            "seed": 0,
+        }
+        answer = self._call("POST", "/v1/completions", body, missing=types.EngineModelUnknown)
+        return _scored(_object(answer), model=model, ids=ids, start=len(prompt_ids))
 
     def adapter_load(self, *, name: str, path: str) -> None:
         """Load the adapter folder `path`, as the engine sees it, under a served name never used before."""
@@ -197,16 +216,43 @@ def _complaint(answer: bytes) -> tuple[str, str]:
     return " ".join(message.split())[:MESSAGE_LIMIT], kind
 
 
-def _sampled(answer: dict[str, Any], *, model: str, count: int) -> types.Sampled:
-    """Read a chat completion, believing nothing."""
+def _choices(answer: dict[str, Any], *, model: str, count: int) -> list[Any]:
+    """Return the completions of an answer that came from the model that was asked."""
     answered = _text(answer, "model")
     if answered != model:
         raise types.EngineModelMismatch(f"{answered[:120]!r} answered, {model!r} was asked.")
     choices = _list(answer, "choices")
     if len(choices) != count:
         raise types.EngineAnswerInvalid(f"{count} completions were asked, {len(choices)} came.")
+    return choices
+
+
+def _scored(answer: dict[str, Any], *, model: str, ids: list[int], start: int) -> tuple[float, ...]:
+    """Read the log-probabilities of the ids from `start` on, believing nothing."""
+    (choice,) = _choices(answer, model=model, count=1)
+    found = _list(choice, "prompt_logprobs") if isinstance(choice, dict) else []
+    if len(found) != len(ids):
+        raise types.EngineAnswerInvalid(f"{len(ids)} tokens were asked, {len(found)} came back.")
+    return tuple(
+        _log_prob(entry, number) for entry, number in zip(found[start:], ids[start:], strict=True)
+    )
+
+
+def _log_prob(entry: Any, number: int) -> float:
+    """Return the log-probability of one token out of what vLLM says about its place."""
+    token = entry.get(str(number)) if isinstance(entry, dict) else None
+    value = token.get("logprob") if isinstance(token, dict) else None
+    # Rounding may lift a certain token's a little above 0.
+    if not isinstance(value, float | int) or value is True or not -math.inf < value < 1e-3:
+        raise types.EngineAnswerInvalid(f"The answer has no log-probability of token {number}.")
+    return min(float(value), 0.0)
+
+
+def _sampled(answer: dict[str, Any], *, model: str, count: int) -> types.Sampled:
+    """Read a chat completion, believing nothing."""
+    choices = _choices(answer, model=model, count=count)
     return types.Sampled(
-        model=answered,
+        model=model,
         prompt_ids=_ids(answer, "prompt_token_ids"),
         completions=tuple(_completion(choice) for choice in choices),
     )

@@ -9,12 +9,15 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
+from models_registry import canary
 from models_registry.engine import types
 
 #: The id that ends a completion which was not cut.
 END_ID = 0
 #: Ids of words are below this.
 VOCABULARY = 50_000
+#: Most tokens of a prompt with its completion.
+MODEL_LENGTH = 2048
 WORDS = (
     "calm",
     "days",
@@ -43,7 +46,11 @@ class FakeEngine:
         self.asked: list[tuple[str, tuple[types.Message, ...], types.Sampling]] = []
         #: Served name -> path, in order of loading.
         self.adapters: dict[str, str] = {}
+        #: True: adapters load, and then answer as the base would.
+        self.ignores_adapters = False
         self._used: set[str] = set()
+        #: (served name, all ids, start of the completion) -> what a canary.json says.
+        self._recorded: dict[tuple[str, tuple[int, ...], int], tuple[float, ...]] = {}
         self._next: deque[Sequence[str] | types.EngineError] = deque()
         self._lock = threading.Lock()
 
@@ -82,9 +89,9 @@ class FakeEngine:
         if isinstance(scripted, types.EngineError):
             raise scripted
         if scripted is None:
-            scripted = [
-                _words(model, messages, sampling.seed, index) for index in range(sampling.n)
-            ]
+            # The likeliest words need no chance.
+            seed = sampling.seed if sampling.temperature else None
+            scripted = [_words(model, messages, seed, index) for index in range(sampling.n)]
         if len(scripted) != sampling.n:
             raise AssertionError(f"{len(scripted)} texts were enqueued, {sampling.n} are asked")
         turns = " ".join(f"<{message['role']}> {message['content']}" for message in messages)
@@ -92,6 +99,25 @@ class FakeEngine:
             model=model,
             prompt_ids=_ids(f"{turns} <assistant>"),
             completions=tuple(_completion(text, sampling.max_tokens) for text in scripted),
+        )
+
+    def score(
+        self, *, model: str, prompt_ids: Sequence[int], completion_ids: Sequence[int]
+    ) -> tuple[float, ...]:
+        """Return what the canary.json of an adapter records, or else numbers of a hash."""
+        ids = tuple(types.scored_ids(prompt_ids, completion_ids))
+        types.served_name(model)
+        self._reach()
+        if model not in self.models():
+            raise types.EngineModelUnknown(f"The model {model!r} does not exist.")
+        if len(ids) >= MODEL_LENGTH or max(ids) >= VOCABULARY:
+            raise types.EngineRejected("There are too many tokens, or one is unknown.")
+        answering = self.base if self.ignores_adapters else model
+        start = len(prompt_ids)
+        with self._lock:
+            recorded = self._recorded.get((answering, ids, start))
+        return recorded or tuple(
+            _log_prob(answering, ids[: end + 1]) for end in range(start, len(ids))
         )
 
     def adapter_load(self, *, name: str, path: str) -> None:
@@ -109,6 +135,8 @@ class FakeEngine:
                 raise AssertionError(f"the served name {name!r} was used before")
             self._used.add(name)
             self.adapters[name] = path
+            if (Path(path) / canary.FILE).is_file():
+                self._record(name, canary.rows_read(Path(path)))
 
     def adapter_unload(self, *, name: str) -> None:
         """Forget a served name."""
@@ -118,6 +146,12 @@ class FakeEngine:
             if name not in self.adapters:
                 raise types.EngineModelUnknown(f"The adapter {name!r} cannot be found.")
             del self.adapters[name]
+
+    def _record(self, name: str, rows: Sequence[canary.Row]) -> None:
+        for row in rows:
+            ids, start = (*row.prompt_ids, *row.completion_ids), len(row.prompt_ids)
+            self._recorded[name, ids, start] = row.adapter
+            self._recorded[self.base, ids, start] = row.base
 
     def _reach(self) -> None:
         if not self.up:
@@ -136,6 +170,12 @@ def _check(messages: Sequence[types.Message], sampling: types.Sampling) -> None:
     for name, is_good in good.items():
         if not is_good:
             raise types.EngineRejected(f"{name} is out of range.")
+
+
+def _log_prob(model: str, ids: tuple[int, ...]) -> float:
+    """Return a number between -8 and 0 for the last of the ids."""
+    digest = hashlib.sha256(repr((model, ids)).encode()).digest()
+    return -8 * int.from_bytes(digest[:4]) / 2**32
 
 
 def _words(model: str, messages: Sequence[types.Message], seed: int | None, index: int) -> str:

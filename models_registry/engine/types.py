@@ -18,6 +18,7 @@ SERVED_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 class Sampling:
     """How completions are drawn."""
 
+    #: 0 takes the likeliest token each time.
     temperature: float = 1.0
     top_p: float = 1.0
     #: Most tokens of one completion.
@@ -130,10 +131,17 @@ def adapter_path(path: str) -> str:
     return path
 
 
+def scored_ids(prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> list[int]:
+    """Return both after each other; raise ValueError when one is empty."""
+    if not prompt_ids or not completion_ids:
+        raise ValueError("a prompt and a completion have at least one token each")
+    return [*prompt_ids, *completion_ids]
+
+
 class Engine(Protocol):
     """One vLLM: a base model and the adapters loaded beside it. Every method may raise EngineError.
 
-    ValueError before anything is sent: a name or path that the registry cannot have made.
+    ValueError before anything is sent: a name, path or ids that the registry cannot have made.
     """
 
     def ready(self) -> bool:
@@ -146,6 +154,12 @@ class Engine(Protocol):
 
     def sample(self, *, model: str, messages: Sequence[Message], sampling: Sampling) -> Sampled:
         """Draw `sampling.n` completions of one conversation from the served name `model`."""
+        ...
+
+    def score(
+        self, *, model: str, prompt_ids: Sequence[int], completion_ids: Sequence[int]
+    ) -> tuple[float, ...]:
+        """Return each completion token's log-probability, in nat, given all before it, at temperature 1."""
         ...
 
     def adapter_load(self, *, name: str, path: str) -> None:

@@ -114,6 +114,16 @@ class TestSample:
         assert cut.completions[0].text == ended.text
         assert cut.completions[0].token_ids == ended.token_ids[:-1]
 
+    def test_repeats_itself_at_temperature_0(self, case: Case) -> None:
+        greedy = types.Sampling(temperature=0, max_tokens=12)
+
+        first, again = (
+            case.engine.sample(model=case.base, messages=QUESTION, sampling=greedy)
+            for _ in range(2)
+        )
+
+        assert first == again
+
     def test_gives_one_prompt_the_same_ids_every_time(self, case: Case) -> None:
         other = ({"role": "user", "content": "Name three fruits."},)
 
@@ -179,6 +189,73 @@ class TestSample:
 
         # Nobody got the answer to somebody else's prompt.
         assert together == [prompt_ids(messages) for messages in prompts]
+
+
+class TestScore:
+    def greedy(self, case: Case) -> types.Sampled:
+        sampling = types.Sampling(temperature=0, max_tokens=8)
+        return case.engine.sample(model=case.base, messages=QUESTION, sampling=sampling)
+
+    def score(self, case: Case, sampled: types.Sampled, *, model: str) -> tuple[float, ...]:
+        (completion,) = sampled.completions
+        return case.engine.score(
+            model=model, prompt_ids=sampled.prompt_ids, completion_ids=completion.token_ids
+        )
+
+    def test_returns_a_log_probability_for_each_token_of_the_completion(self, case: Case) -> None:
+        sampled = self.greedy(case)
+
+        scored = self.score(case, sampled, model=case.base)
+
+        assert len(scored) == len(sampled.completions[0].token_ids)
+        assert all(-50 < one <= 0 for one in scored)
+
+    def test_depends_on_nothing_that_comes_later(self, case: Case) -> None:
+        sampled = self.greedy(case)
+        ids = sampled.completions[0].token_ids
+
+        whole = self.score(case, sampled, model=case.base)
+        cut = case.engine.score(
+            model=case.base, prompt_ids=sampled.prompt_ids, completion_ids=ids[:3]
+        )
+
+        assert cut == pytest.approx(whole[:3], abs=1e-4)
+
+    def test_depends_on_what_comes_before(self, case: Case) -> None:
+        sampled = self.greedy(case)
+        (completion,) = sampled.completions
+
+        told = case.engine.score(
+            model=case.base,
+            prompt_ids=sampled.prompt_ids[:-2],
+            completion_ids=completion.token_ids,
+        )
+
+        assert told != pytest.approx(self.score(case, sampled, model=case.base), abs=1e-4)
+
+    def test_of_an_adapter_is_its_own(self, case: Case) -> None:
+        sampled, name = self.greedy(case), _name()
+        case.engine.adapter_load(name=name, path=case.adapter)
+
+        adapted = self.score(case, sampled, model=name)
+
+        assert adapted != pytest.approx(self.score(case, sampled, model=case.base), abs=1e-5)
+
+    def test_refuses_a_model_that_is_not_served(self, case: Case) -> None:
+        with pytest.raises(types.EngineModelUnknown):
+            case.engine.score(model=_name(), prompt_ids=[1], completion_ids=[2])
+
+    @pytest.mark.parametrize("ids", [[1] * 3000, [10_000_000]])
+    def test_refuses_what_no_model_can_read(self, case: Case, ids: list[int]) -> None:
+        with pytest.raises(types.EngineRejected):
+            case.engine.score(model=case.base, prompt_ids=[1], completion_ids=ids)
+
+    @pytest.mark.parametrize(("prompt_ids", "completion_ids"), [([], [1]), ([1], [])])
+    def test_does_not_even_ask_about_nothing(
+        self, case: Case, prompt_ids: list[int], completion_ids: list[int]
+    ) -> None:
+        with pytest.raises(ValueError, match="at least one token"):
+            case.engine.score(model=case.base, prompt_ids=prompt_ids, completion_ids=completion_ids)
 
 
 class TestAdapterLoad:

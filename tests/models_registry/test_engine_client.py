@@ -368,6 +368,72 @@ class TestSample:
         assert sample(engine).model == "base"
 
 
+def scored(*entries: Any, **changes: Any) -> bytes:
+    """Return an answer about the ids 7, 8 and 9, which begins with the first token's None."""
+    choice = {
+        "index": 0,
+        "text": "x",
+        "finish_reason": "length",
+        "prompt_logprobs": [None, *entries],
+    }
+    return json.dumps({"model": "base", "choices": [choice]} | changes).encode()
+
+
+def token(number: int, logprob: Any) -> dict[str, Any]:
+    return {str(number): {"logprob": logprob, "rank": 1, "decoded_token": "x"}}
+
+
+class TestScore:
+    def score(self, engine: client.VllmEngine) -> tuple[float, ...]:
+        return engine.score(model="base", prompt_ids=[7], completion_ids=[8, 9])
+
+    def test_reads_a_good_answer(self, engine: client.VllmEngine, server: Server) -> None:
+        server.answer = reply(scored(token(8, -0.5), token(9, 1e-7)))
+
+        assert self.score(engine) == (-0.5, 0.0)
+
+        asked = json.loads(server.requests[0].split(b"\r\n\r\n", 1)[1])
+        assert asked == {
+            "model": "base", "prompt": [7, 8, 9], "max_tokens": 1, "temperature": 0.0,
+            "prompt_logprobs": 0, "seed": 0,
+        }  # fmt: skip
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            scored(token(8, -0.5)),
+            scored(token(8, -0.5), token(9, -0.5), token(9, -0.5)),
+            scored(token(8, -0.5), token(7, -0.5)),
+            scored(token(8, -0.5), None),
+            scored(token(8, -0.5), {"9": -0.5}),
+            scored(token(8, float("nan")), token(9, -0.5)),
+            scored(token(8, float("-inf")), token(9, -0.5)),
+            scored(token(8, 0.5), token(9, -0.5)),
+            scored(token(8, True), token(9, -0.5)),
+            scored(token(8, "-0.5"), token(9, -0.5)),
+            scored(choices=[]),
+            scored(choices=[None]),
+            scored(choices=[{"prompt_logprobs": None}]),
+            b"[]",
+        ],
+    )
+    def test_refuses_a_wrong_answer(
+        self, engine: client.VllmEngine, server: Server, wrong: bytes
+    ) -> None:
+        server.answer = reply(wrong)
+
+        with pytest.raises(types.EngineAnswerInvalid):
+            self.score(engine)
+
+    def test_notices_that_another_model_answered(
+        self, engine: client.VllmEngine, server: Server
+    ) -> None:
+        server.answer = reply(scored(token(8, -0.5), token(9, -0.5), model="other"))
+
+        with pytest.raises(types.EngineModelMismatch):
+            self.score(engine)
+
+
 class TestReady:
     def test_is_true_of_a_healthy_engine(self, engine: client.VllmEngine, server: Server) -> None:
         server.answer = reply(b"")
