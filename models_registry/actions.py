@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -10,16 +12,20 @@ from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.db.models import Max, ProtectedError
 
-from models_registry import bases, queries
+from models_registry import bases, canary, queries, store
+from models_registry.engine.types import Engine, EngineError, EngineTimeout, EngineUnreachable
 from models_registry.models import (
     Alias,
     AliasMove,
     Membership,
     ModelVersion,
     RegisteredModel,
+    Serving,
 )
 from models_registry.store import Artifact
 from pairloop.lib.errors import Refused
+
+logger = logging.getLogger(__name__)
 
 
 class ModelExists(Refused):
@@ -262,6 +268,131 @@ def _why_unverified(version: ModelVersion) -> str:
             "trainer did. Wait for it, or see on its page why the check failed."
         )
     return f"{version.label} is {version.state}; only a verified version can be champion."
+
+
+# --- Engine --------------------------------------------------------------------------------------------
+
+
+def engine_reconcile(*, engine: Engine, engine_url: str, now: datetime) -> None:
+    """Load every wanted adapter that an engine lacks, and check that it computes what the trainer did.
+
+    Level-triggered: it compares what is wanted with what the engine lists, so it may run at any time. The
+    engine is never called inside a transaction.
+    """
+    try:
+        names = engine.models()
+    except EngineUnreachable:
+        # The process is gone, and with it whatever was loaded into it.
+        _engine_forget(engine_url)
+        return
+    except EngineError as error:
+        logger.warning("the engine at %s could not be asked: %s", engine_url, error)
+        return
+    servings = Serving.objects.select_related("version").filter(engine=engine_url)
+    if any(serving.loaded_at and serving.version.served_name not in names for serving in servings):
+        # Nothing is ever unloaded that passed, so this is another process than last time.
+        _engine_forget(engine_url)
+    for base in queries.bases_served(names):
+        _loaded(base, engine_url=engine_url, now=now)
+    settled = queries.settled_ids(engine_url)
+    for version in queries.versions_wanted(names):
+        if version.pk not in settled:
+            _adapter_bring(
+                version, engine=engine, engine_url=engine_url,
+                is_listed=version.served_name in names, now=now,
+            )  # fmt: skip
+
+
+def _engine_forget(engine_url: str) -> None:
+    """Take nothing for loaded any more, and give what failed its check another try."""
+    servings = Serving.objects.filter(engine=engine_url)
+    servings.filter(loaded_at__isnull=False).update(loaded_at=None)
+    servings.filter(canary__passed=False).update(canary={})
+
+
+def _adapter_bring(
+    version: ModelVersion, *, engine: Engine, engine_url: str, is_listed: bool, now: datetime
+) -> None:
+    """Load an adapter, unless a tick that was cut short did, and let it sing."""
+    name, folder = version.served_name, store.path_of(version)
+    if not store.artifact_is_whole(version):
+        version_condemn(version=version, now=now)
+        return
+    try:
+        if not is_listed:
+            engine.adapter_load(name=name, path=str(folder))
+        found = canary.measure(engine, name=name, folder=folder)
+    except EngineError as error:
+        if not _is_final(error, engine):
+            logger.warning("%s is not loaded yet: %s", version, error)
+            return
+        found = canary.Canary(passed=False, note=str(error))
+    except ValueError as error:
+        # The store takes no such artifact, but a version may have been written past it.
+        found = canary.Canary(passed=False, note=str(error))
+    if not found.passed:
+        logger.error("%s failed its check on %s: %s", version, engine_url, found.note)
+        _adapter_drop(name, engine)
+    canary_record(version=version, engine_url=engine_url, found=found, now=now)
+
+
+def _is_final(error: EngineError, engine: Engine) -> bool:
+    """Whether an engine that lives will fail like this again, until it is started anew."""
+    if isinstance(error, EngineUnreachable | EngineTimeout):
+        return False
+    return error.permanent or engine.ready()
+
+
+def _adapter_drop(name: str, engine: Engine) -> None:
+    try:
+        engine.adapter_unload(name=name)
+    except EngineError as error:
+        # It was never loaded, or it stays listed under a name that nobody asks.
+        logger.info("%s could not be unloaded: %s", name, error)
+
+
+@transaction.atomic
+def canary_record(
+    *, version: ModelVersion, engine_url: str, found: canary.Canary, now: datetime
+) -> None:
+    """Keep what an adapter's check on an engine found; the first good one verifies the version."""
+    Serving.objects.update_or_create(
+        version=version,
+        engine=engine_url,
+        defaults={"loaded_at": now if found.passed else None, "canary": asdict(found)},
+    )
+    if found.passed:
+        ModelVersion.objects.filter(pk=version.pk, state=ModelVersion.State.REGISTERED).update(
+            state=ModelVersion.State.VERIFIED
+        )
+
+
+def _loaded(base: ModelVersion, *, engine_url: str, now: datetime) -> None:
+    """Keep since when an engine serves a base."""
+    serving, _ = Serving.objects.get_or_create(version=base, engine=engine_url)
+    if serving.loaded_at is None:
+        Serving.objects.filter(pk=serving.pk).update(loaded_at=now)
+
+
+@transaction.atomic
+def version_condemn(*, version: ModelVersion, now: datetime) -> None:
+    """Mark a version as corrupt for good; its aliases fall back to the newest verified ancestor."""
+    locked = _locked(version.model)
+    if (
+        not locked.versions.filter(pk=version.pk)
+        .exclude(state=ModelVersion.State.CORRUPT)
+        .update(state=ModelVersion.State.CORRUPT)
+    ):
+        return
+    logger.error("%s is corrupt: %s is not what was stored", version, store.path_of(version))
+    Serving.objects.filter(version=version).update(loaded_at=None)
+    ancestor = queries.ancestor_verified(version)
+    for alias in Alias.objects.filter(version=version).order_by("name"):
+        if ancestor:
+            alias_move(
+                model=locked, name=alias.name, version=ancestor, by=None,
+                reason=f"{version.label} is corrupt: its files are not what was stored.", now=now,
+            )  # fmt: skip
 
 
 # --- Members -------------------------------------------------------------------------------------------

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from models_registry.engine.types import Engine
+
 FILE = "canary.json"
 #: Rows of at most a few hundred tokens are a few kilobytes each.
 SIZE_LIMIT = 4 * 2**20
@@ -54,6 +56,16 @@ def rows_read(folder: Path) -> tuple[Row, ...]:
     if not isinstance(rows, list) or not 1 <= len(rows) <= MOST_ROWS:
         raise ValueError(f"{FILE} must have one to {MOST_ROWS} rows.")
     return tuple(_row(row) for row in rows)
+
+
+def measure(engine: Engine, *, name: str, folder: Path) -> Canary:
+    """Ask an engine for the recorded completions and judge its answers. Raises EngineError, ValueError."""
+    rows = rows_read(folder)
+    scored = [
+        engine.score(model=name, prompt_ids=row.prompt_ids, completion_ids=row.completion_ids)
+        for row in rows
+    ]
+    return judge(rows, scored)
 
 
 def judge(rows: Sequence[Row], scored: Sequence[Sequence[float]]) -> Canary:

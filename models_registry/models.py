@@ -181,6 +181,11 @@ class ModelVersion(models.Model):
         return f"v{self.number}"
 
     @property
+    def is_base(self) -> bool:
+        """Whether it is what the loop began with."""
+        return self.kind == self.Kind.BASE
+
+    @property
     def is_verified(self) -> bool:
         """Whether an engine computes with it what the trainer did."""
         return self.state == self.State.VERIFIED

@@ -8,12 +8,22 @@ from dataclasses import dataclass
 
 from django.conf import settings
 from django.contrib.auth.models import User
-from django.db.models import QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from models_registry import serving
 from models_registry.engine.types import EngineError
-from models_registry.models import Alias, AliasMove, ModelVersion, RegisteredModel
+from models_registry.models import (
+    Alias,
+    AliasMove,
+    Comparison,
+    ModelVersion,
+    RegisteredModel,
+    Serving,
+)
 from pairloop.lib import files
+
+#: Adapters that an engine keeps in memory; with more, it would read them from disk again and again.
+MOST_WANTED = 8
 
 
 def models_of(user: User) -> QuerySet[RegisteredModel]:
@@ -48,13 +58,95 @@ def models_ready() -> list[RegisteredModel]:
 
 
 def models_served(names: Sequence[str]) -> list[RegisteredModel]:
-    """Return the ready models whose sampler version is among an engine's served names."""
+    """Return the ready models whose sampler version our engine serves, and has been checked to.
+
+    `names` are the engine's served names. Two queries.
+    """
     samplers = Alias.objects.select_related("version__model").filter(name=Alias.SAMPLER)
+    loaded = _loaded_ids()
     return [
         alias.version.model
         for alias in samplers.order_by("model_id")
         if alias.version.served_name in names
+        and (alias.version.is_base or alias.version_id in loaded)
     ]
+
+
+def bases_served(names: Sequence[str]) -> list[ModelVersion]:
+    """Return the bases among an engine's served names."""
+    bases = ModelVersion.objects.filter(kind=ModelVersion.Kind.BASE).order_by("id")
+    return [base for base in bases if base.served_name in names]
+
+
+def versions_wanted(names: Sequence[str]) -> list[ModelVersion]:
+    """Return the adapters that an engine with these served names should have loaded, at most eight.
+
+    Those behind an alias come first, then those that are compared, the newest first among equals.
+    """
+    models = [base.model_id for base in bases_served(names)]
+    compared = Comparison.objects.filter(
+        Q(candidate=OuterRef("pk")) | Q(incumbent=OuterRef("pk")), state=Comparison.State.OPEN
+    )
+    return list(
+        ModelVersion.objects.select_related("model")
+        .annotate(
+            is_aliased=Exists(Alias.objects.filter(version=OuterRef("pk"))),
+            is_compared=Exists(compared),
+        )
+        .filter(
+            Q(is_aliased=True) | Q(is_compared=True),
+            model__in=models,
+            kind=ModelVersion.Kind.ADAPTER,
+            state__in=[ModelVersion.State.REGISTERED, ModelVersion.State.VERIFIED],
+        )
+        .order_by("-is_aliased", "-number", "-id")[:MOST_WANTED]
+    )
+
+
+def names_wanted(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the served names that should be added to these, without what failed its check there."""
+    failed = _failed_ids()
+    return tuple(
+        version.served_name for version in versions_wanted(names) if version.pk not in failed
+    )
+
+
+def engine_is_complete(names: Sequence[str]) -> bool:
+    """Whether our engine, with these served names, has everything that is wanted, loaded and checked."""
+    loaded, failed = _loaded_ids(), _failed_ids()
+    return all(
+        version.served_name in names and version.pk in loaded
+        for version in versions_wanted(names)
+        if version.pk not in failed
+    )
+
+
+def _loaded_ids() -> set[int]:
+    """Return the adapters that our engine serves and that passed their check there."""
+    return _ids(settings.ENGINE_URL, Q(loaded_at__isnull=False))
+
+
+def _failed_ids() -> set[int]:
+    """Return the adapters that did not pass their check in our engine's present process."""
+    return _ids(settings.ENGINE_URL, Q(canary__passed=False))
+
+
+def settled_ids(engine_url: str) -> set[int]:
+    """Return the adapters with which nothing is left to do in an engine's present process."""
+    return _ids(engine_url, Q(loaded_at__isnull=False) | Q(canary__passed=False))
+
+
+def _ids(engine_url: str, which: Q) -> set[int]:
+    servings = Serving.objects.filter(which, engine=engine_url)
+    return set(servings.values_list("version_id", flat=True))
+
+
+def ancestor_verified(version: ModelVersion) -> ModelVersion | None:
+    """Return the newest verified version that this one was made from; a query per generation."""
+    ancestor = version.parent
+    while ancestor and not ancestor.is_verified:
+        ancestor = ancestor.parent
+    return ancestor
 
 
 def version_of_alias(*, model: RegisteredModel, name: str) -> ModelVersion:

@@ -242,8 +242,12 @@ def _log_prob(entry: Any, number: int) -> float:
     """Return the log-probability of one token out of what vLLM says about its place."""
     token = entry.get(str(number)) if isinstance(entry, dict) else None
     value = token.get("logprob") if isinstance(token, dict) else None
-    # Rounding may lift a certain token's a little above 0.
-    if not isinstance(value, float | int) or value is True or not -math.inf < value < 1e-3:
+    # A bool is an int, too; NaN is in no order; rounding may lift a certain token's a little above 0.
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, float | int)
+        or not -math.inf < value < 1e-3
+    ):
         raise types.EngineAnswerInvalid(f"The answer has no log-probability of token {number}.")
     return min(float(value), 0.0)
 

@@ -19,6 +19,7 @@ from django.db import DatabaseError, close_old_connections, connection, connecti
 
 from models_registry import queries as registry
 from models_registry import serving
+from models_registry.engine.types import Engine, EngineError
 from pairloop.lib import files, processes
 from pairloop.lib.errors import Refused
 from pairloop.up import engine, postgres, seed
@@ -103,7 +104,7 @@ def specs(*, say: Say, cluster_lock: int | None) -> list[Spec]:
             name="engine",
             launch=_engine,
             needs=("base",),
-            ready=lambda _started: _engine_answers(),
+            ready=EngineReadiness(),
             # A large model takes its time to load; one that was ready and is silent hangs.
             start_patience_s=1800,
             patience_s=120,
@@ -386,7 +387,31 @@ def _engine() -> processes.Launch:
     )
 
 
-def _engine_answers() -> bool:
-    # Short, because the supervisor does nothing else meanwhile.
-    with serving.engine(timeout=2) as client:
-        return client.ready()
+class EngineReadiness:
+    """Whether an engine's process answers; before it was ready once, also whether everything wanted is in it.
+
+    The worker does the loading. Afterwards its health alone counts: an engine that has yet to load the
+    newest version is not silent.
+    """
+
+    def __init__(self) -> None:
+        """Begin with a process that nobody has seen complete."""
+        self._complete: float | None = None
+
+    def __call__(self, started: float) -> bool:
+        """Ask the process that was started at this time."""
+        # Short, because the supervisor does nothing else meanwhile.
+        with serving.engine(timeout=2) as client:
+            if not client.ready():
+                return False
+            if self._complete != started and self._is_complete(client):
+                self._complete = started
+        return self._complete == started
+
+    def _is_complete(self, client: Engine) -> bool:
+        try:
+            return registry.engine_is_complete(client.models())
+        except (EngineError, DatabaseError):
+            return False
+        finally:
+            connection.close()

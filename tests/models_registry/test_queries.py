@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from django.utils import timezone
 
 from models_registry import queries, serving
 from models_registry.engine.fake import FakeEngine
@@ -270,6 +271,18 @@ class TestModelsServed:
         Alias.objects.filter(model=version.model, name="sampler").update(version=version)
 
         assert queries.models_served([version.parent.served_name]) == []
+
+    def test_takes_an_adapter_only_once_it_was_checked_in_our_engine(self, settings) -> None:
+        version = factories.ModelVersionFactory.create(adapter=True)
+        Alias.objects.filter(model=version.model, name="sampler").update(version=version)
+        serving = factories.ServingFactory.create(version=version, engine="http://another:8000")
+        factories.ServingFactory.create(version=version, engine=settings.ENGINE_URL)
+        serving.loaded_at = timezone.now()
+        serving.save()
+        assert queries.models_served([version.served_name]) == []
+
+        version.servings.update(loaded_at=timezone.now())
+
         assert queries.models_served([version.served_name]) == [version.model]
 
     def test_finds_none_when_nothing_is_served(self) -> None:

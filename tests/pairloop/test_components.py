@@ -9,14 +9,20 @@ import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
+from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
-from django.conf import LazySettings
+from django.conf import LazySettings, settings
+from django.utils import timezone
 
+from models_registry import serving
+from models_registry.engine.fake import FakeEngine
+from models_registry.models import ModelVersion, Serving
 from pairloop.up import components, postgres
 from pairloop.up.supervisor import StateFolderUnusable
+from tests import factories
 
 ROOT = Path(__file__).parents[2]
 
@@ -112,6 +118,75 @@ class TestSpecs:
         specs = components.specs(say=print, cluster_lock=7)
 
         assert next(spec.skip() for spec in specs if spec.name == "engine") == ""
+
+
+@pytest.mark.django_db
+class TestEngineReadiness:
+    """Asked by the supervisor with the time at which the process was started."""
+
+    @pytest.fixture
+    def version(self) -> ModelVersion:
+        version = factories.ModelVersionFactory.create(adapter=True)
+        factories.AliasFactory.create(model=version.model, name="challenger", version=version)
+        return version
+
+    @pytest.fixture
+    def engine(self, version: ModelVersion, monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
+        fake = FakeEngine(base=version.parent.served_name)
+        monkeypatch.setattr(serving, "engine", lambda timeout: nullcontext(fake))
+        # The test's own connection must survive it.
+        monkeypatch.setattr(components.connection, "close", lambda: None)
+        return fake
+
+    def load(self, engine: FakeEngine, version: ModelVersion) -> None:
+        engine.adapters[version.served_name] = "/versions/1"
+        Serving.objects.update_or_create(
+            version=version,
+            engine=settings.ENGINE_URL,
+            defaults={"loaded_at": timezone.now()},
+        )
+
+    def test_waits_for_everything_wanted(self, engine: FakeEngine, version: ModelVersion) -> None:
+        ready = components.EngineReadiness()
+        assert not ready(1.0)
+
+        self.load(engine, version)
+
+        assert ready(1.0)
+
+    def test_is_a_matter_of_health_alone_from_then_on(
+        self, engine: FakeEngine, version: ModelVersion
+    ) -> None:
+        ready = components.EngineReadiness()
+        self.load(engine, version)
+        assert ready(1.0)
+
+        # A newer version is about to be loaded.
+        engine.restart()
+        assert ready(1.0)
+
+        engine.up = False
+        assert not ready(1.0)
+        engine.up = True
+        assert ready(1.0)
+
+    def test_begins_anew_with_another_process(
+        self, engine: FakeEngine, version: ModelVersion
+    ) -> None:
+        ready = components.EngineReadiness()
+        self.load(engine, version)
+        assert ready(1.0)
+
+        engine.restart()
+
+        assert not ready(2.0)
+        self.load(engine, version)
+        assert ready(2.0)
+
+    def test_is_not_there_when_nobody_answers(self, engine: FakeEngine) -> None:
+        engine.up = False
+
+        assert not components.EngineReadiness()(1.0)
 
 
 @pytest.fixture
