@@ -200,21 +200,9 @@ def sampled_store(
     most = policy.pairs_per_prompt if purpose == Pair.Purpose.TRAIN else 1
     screened = screening.screen(sampled.completions, most=most, chance=chance)
     drawn = asdict(sampling)
-    seed = drawn.pop("seed")
-    completions = Completion.objects.bulk_create(
-        Completion(
-            prompt=prompt,
-            origin=Completion.Origin.ENGINE,
-            version=version,
-            # PostgreSQL cannot store NUL; the token ids stay exact.
-            text=completion.text.replace("\x00", "\N{REPLACEMENT CHARACTER}"),
-            prompt_ids=list(sampled.prompt_ids),
-            completion_ids=list(completion.token_ids),
-            finish_reason=completion.finish_reason,
-            sampling=drawn,
-            seed=seed,
-        )
-        for completion in sampled.completions
+    del drawn["seed"]
+    completions = _completions(
+        prompt=prompt, version=version, drawn=drawn, seed=sampling.seed, sampled=sampled
     )
     ids = [sorted((completions[one].pk, completions[other].pk)) for one, other in screened.pairs]
     pairs = Pair.objects.bulk_create(
@@ -243,6 +231,41 @@ def sampled_store(
         Drop.objects.filter(pk=drop.pk).update(count=F("count") + count)
     tokens = sum(len(completion.token_ids) for completion in sampled.completions)
     return TopUp(pairs=len(pairs), tokens=tokens, drops=screened.drops)
+
+
+def completions_of_evaluation_store(
+    *, prompt: Prompt, version: ModelVersion, sampling: Sampling, sampled: Sampled
+) -> list[Completion]:
+    """Store what a version answered in an evaluation; nobody judges it, but a comparison may."""
+    drawn = queries.evaluation_sampling(sampling)
+    return _completions(
+        prompt=prompt, version=version, drawn=drawn, seed=sampling.seed, sampled=sampled
+    )
+
+
+def _completions(
+    *,
+    prompt: Prompt,
+    version: ModelVersion,
+    drawn: dict[str, Any],
+    seed: int | None,
+    sampled: Sampled,
+) -> list[Completion]:
+    return Completion.objects.bulk_create(
+        Completion(
+            prompt=prompt,
+            origin=Completion.Origin.ENGINE,
+            version=version,
+            # PostgreSQL cannot store NUL; the token ids stay exact.
+            text=completion.text.replace("\x00", "\N{REPLACEMENT CHARACTER}"),
+            prompt_ids=list(sampled.prompt_ids),
+            completion_ids=list(completion.token_ids),
+            finish_reason=completion.finish_reason,
+            sampling=drawn,
+            seed=seed,
+        )
+        for completion in sampled.completions
+    )
 
 
 # --- Judging -------------------------------------------------------------------------------------------

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from django.contrib.auth.models import User
@@ -11,6 +13,7 @@ from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet, Sum
 
 from annotate.models import (
     Assignment,
+    Completion,
     Drop,
     Judgement,
     JudgingPolicy,
@@ -19,7 +22,12 @@ from annotate.models import (
     QueueEntry,
     Split,
 )
+from models_registry.engine.types import Sampling
 from models_registry.models import ModelVersion, RegisteredModel
+from pairloop.lib import jobs
+
+#: As long as so many pairs wait, none are written while a round trains.
+PAIRS_WHILE_TRAINING = 10
 
 
 def policy_of(model: RegisteredModel) -> JudgingPolicy:
@@ -66,6 +74,11 @@ def eval_pairs_are_due(*, model: RegisteredModel, policy: JudgingPolicy) -> bool
 def queue_length(model: RegisteredModel) -> int:
     """Return how many pairs wait for somebody to judge them."""
     return QueueEntry.objects.filter(model=model, wanted__gt=F("leased")).count()
+
+
+def top_up_can_wait(model: RegisteredModel) -> bool:
+    """Whether a round trains just now and enough pairs wait meanwhile: two cores are not enough for both."""
+    return queue_length(model) >= PAIRS_WHILE_TRAINING and jobs.is_done_by_somebody(jobs.TRAINER)
 
 
 def has_pairs(model: RegisteredModel) -> bool:
@@ -117,6 +130,32 @@ def prompts_to_sample(
         .annotate(answered=answered)
         .order_by("answered", "?")[:limit]
     )
+
+
+def prompts_held_out(model: RegisteredModel, *, limit: int) -> list[Prompt]:
+    """Return the same held-out prompts every time, as long as none is added; chosen by their hash."""
+    held_out = Prompt.objects.filter(model=model, split=Split.HOLDOUT)
+    return list(held_out.order_by("sha256")[:limit])
+
+
+def completions_of_evaluation(
+    *, version: ModelVersion, prompts: Sequence[Prompt], sampling: Sampling
+) -> dict[int, list[Completion]]:
+    """Return what a version already answered in evaluations with this sampling, by prompt id."""
+    found: dict[int, list[Completion]] = {}
+    rows = Completion.objects.filter(
+        version=version, prompt__in=prompts, sampling=evaluation_sampling(sampling)
+    )
+    for completion in rows.order_by("pk"):
+        found.setdefault(completion.prompt_id, []).append(completion)
+    return found
+
+
+def evaluation_sampling(sampling: Sampling) -> dict[str, Any]:
+    """Return how an evaluation's completions are marked, so that a later one finds them."""
+    drawn = asdict(sampling)
+    del drawn["seed"]
+    return drawn | {"use": "evaluation"}
 
 
 def prompt_counts(model: RegisteredModel) -> dict[str, int]:

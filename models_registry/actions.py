@@ -169,6 +169,13 @@ def version_register(
     return version
 
 
+def version_measured(*, version: ModelVersion, metrics: dict[str, Any]) -> None:
+    """Add what was measured on a version to its metrics; the same name replaces what was there."""
+    with transaction.atomic():
+        locked = ModelVersion.objects.select_for_update().get(pk=version.pk)
+        ModelVersion.objects.filter(pk=locked.pk).update(metrics=locked.metrics | metrics)
+
+
 # --- Aliases -------------------------------------------------------------------------------------------
 
 

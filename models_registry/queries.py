@@ -141,6 +141,16 @@ def _ids(engine_url: str, which: Q) -> set[int]:
     return set(servings.values_list("version_id", flat=True))
 
 
+def canary_failure(version: ModelVersion) -> str:
+    """Say why an engine cannot serve a version as it was trained; empty while none has found so."""
+    if version.is_verified:
+        return ""
+    failed = version.servings.filter(canary__passed=False).order_by("pk").first()
+    if failed is None:
+        return ""
+    return f"The engine does not compute with {version.label} what the trainer did: {failed.canary['note']}"
+
+
 def ancestor_verified(version: ModelVersion) -> ModelVersion | None:
     """Return the newest verified version that this one was made from; a query per generation."""
     ancestor = version.parent
@@ -152,6 +162,17 @@ def ancestor_verified(version: ModelVersion) -> ModelVersion | None:
 def version_of_alias(*, model: RegisteredModel, name: str) -> ModelVersion:
     """Return the version behind an alias; raises Alias.DoesNotExist before the model is ready."""
     return Alias.objects.select_related("version__model").get(model=model, name=name).version
+
+
+def aliases_of(model: RegisteredModel) -> dict[str, str]:
+    """Return the label of the version behind each alias, by the alias's name."""
+    aliases = Alias.objects.select_related("version").filter(model=model)
+    return {alias.name: alias.version.label for alias in aliases}
+
+
+def version_numbered(*, model: RegisteredModel, number: int) -> ModelVersion:
+    """Return a model's version by its number; raises ModelVersion.DoesNotExist."""
+    return ModelVersion.objects.select_related("model").get(model=model, number=number)
 
 
 def sampler_wanted(*, model: RegisteredModel, policy: str) -> ModelVersion | None:

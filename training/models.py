@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 
+from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import F, Q
@@ -32,10 +33,15 @@ class RoundPolicy(models.Model):
     beta = models.FloatField(default=0.1)
     learning_rate = models.FloatField(default=2e-4)
     epochs = models.PositiveSmallIntegerField(default=3)
+    #: Pairs of one optimizer step.
+    batch_pairs = models.PositiveSmallIntegerField(default=8)
+    #: Whether ties take part in the loss as ties (Davidson's model) rather than as half a win each.
+    ties = models.BooleanField(default=True)
     #: "latest": the newest verified version samples; "champion": only what people proved better.
     sampler = models.CharField(
         max_length=10, default="latest", choices=[("latest",) * 2, ("champion",) * 2]
     )
+    #: Bounds of the automatic guardrails that differ from `training.guardrails.BOUNDS`.
     gate = models.JSONField(default=dict, blank=True)
     updated_at = models.DateTimeField(auto_now=True)
 
@@ -56,6 +62,9 @@ class RoundPolicy(models.Model):
                     learning_rate__gt=0,
                     learning_rate__lte=1,
                     epochs__gte=1,
+                    epochs__lte=20,
+                    batch_pairs__gte=1,
+                    batch_pairs__lte=512,
                 ),
                 name="round_policy_positive",
             ),
@@ -78,7 +87,11 @@ class Snapshot(models.Model):
     model = models.ForeignKey(RegisteredModel, models.PROTECT, related_name="snapshots")
     #: Of snapshot.jsonl.
     sha256 = models.CharField(max_length=64)
+    #: Triples, new and replayed.
     count = models.PositiveIntegerField()
+    #: Triples of held-out prompts in holdout.jsonl, which only measure.
+    holdout_count = models.PositiveIntegerField(default=0)
+    #: Folder below settings.ROUNDS that holds both files.
     path = models.CharField(max_length=500)
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -156,7 +169,8 @@ class SnapshotItem(models.Model):
 class Round(models.Model):
     """One DPO run from a parent version over a snapshot.
 
-    State: QUEUED -> RUNNING -> EVALUATING -> SUCCEEDED; QUEUED, RUNNING -> FAILED | CANCELLED.
+    State: QUEUED -> RUNNING -> EVALUATING -> SUCCEEDED; QUEUED, RUNNING -> FAILED | CANCELLED;
+    EVALUATING -> FAILED when no engine can serve what came out.
     """
 
     class State(models.TextChoices):
@@ -175,10 +189,21 @@ class Round(models.Model):
     parent = models.ForeignKey(ModelVersion, models.PROTECT, related_name="rounds_from")
     snapshot = models.OneToOneField(Snapshot, models.PROTECT, related_name="round")
     reference = models.CharField(max_length=8, choices=Reference)
+    #: What the trainer is told, but for the folders.
     spec = models.JSONField(default=dict)
+    #: Empty when enough triples waited and Pairloop started it by itself.
+    started_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.PROTECT, null=True, blank=True, related_name="+"
+    )
+    #: Teacher-forced on the held-out triples, as the trainer wrote it.
+    holdout = models.JSONField(default=dict, blank=True)
+    #: Of answers sampled from the served version; see training.evaluation.
+    evaluation = models.JSONField(default=dict, blank=True)
     version = models.OneToOneField(
         ModelVersion, models.PROTECT, null=True, blank=True, related_name="made_by"
     )
+    #: For machines, and one sentence for people.
+    failure_code = models.CharField(max_length=50, blank=True)
     failure = models.TextField(blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
     ended_at = models.DateTimeField(null=True, blank=True)
@@ -219,6 +244,21 @@ class Round(models.Model):
         """Return slug and number."""
         return f"{self.model} round {self.number}"
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it may still train and be cancelled."""
+        return self.state in {self.State.QUEUED, self.State.RUNNING}
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether somebody may be waiting for it."""
+        return self.is_open or self.state == self.State.EVALUATING
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it ended without success, by itself."""
+        return self.state == self.State.FAILED
+
 
 class RoundAttempt(models.Model):
     """One try at a round. Whoever holds its token, and only while the lease lasts, may publish."""
@@ -237,8 +277,18 @@ class RoundAttempt(models.Model):
     lease_until = models.DateTimeField()
     pid = models.PositiveIntegerField(null=True, blank=True)
     worker = models.CharField(max_length=100, blank=True)
+    #: What the trainer is at ("reference", "training", …), how far, and the whole attempt's share done.
+    stage = models.CharField(max_length=20, blank=True)
+    stage_done = models.PositiveIntegerField(default=0)
+    stage_of = models.PositiveIntegerField(default=0)
+    progress = models.FloatField(default=0)
+    #: Seconds until the version is there; None while nobody can know.
+    eta_s = models.PositiveIntegerField(null=True, blank=True)
+    failure = models.TextField(blank=True)
     outcome = models.CharField(max_length=10, choices=Outcome, blank=True)
     started_at = models.DateTimeField(auto_now_add=True)
+    #: When the trainer said something last.
+    heard_at = models.DateTimeField(null=True, blank=True)
     ended_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
@@ -252,6 +302,9 @@ class RoundAttempt(models.Model):
             models.CheckConstraint(
                 condition=Q(outcome__in=["", "published", "failed", "lost", "cancelled"]),
                 name="attempt_outcome_known",
+            ),
+            models.CheckConstraint(
+                condition=Q(progress__gte=0, progress__lte=1), name="attempt_progress_bounds"
             ),
         ]
 

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
-from django.urls import URLPattern
+from django.urls import path
 
-urlpatterns: list[URLPattern] = []
+from training import views
+
+urlpatterns = [
+    path("models/<slug:slug>/rounds/", views.rounds, name="rounds"),
+    path("models/<slug:slug>/rounds/<int:number>/", views.round_page, name="round"),
+    path("models/<slug:slug>/rounds/<int:number>/cancel/", views.round_cancel, name="round-cancel"),
+]

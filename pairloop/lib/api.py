@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from rest_framework import status
+from django.contrib.auth.models import User
+from rest_framework import request, status
 from rest_framework.exceptions import APIException, ValidationError
 from rest_framework.permissions import IsAuthenticated
 from rest_framework.response import Response
 from rest_framework.views import APIView, exception_handler
 
 from pairloop.lib.errors import Refused
+
+
+class Request(request.Request):
+    """A request of somebody who is logged in: every view of ours asks for that."""
+
+    user: User
 
 
 class MemberView(APIView):

@@ -7,12 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from django.db import connection, transaction
+from django.db import DatabaseError, connection, transaction
 from procrastinate.exceptions import AlreadyEnqueued
+from procrastinate.jobs import JobDeferrer
 from procrastinate.tasks import Task
 
+#: Held while a round trains: the machine has better to do then than to write pairs ahead.
+TRAINER = "trainer"
 
-def defer_once(task: Task[Any, Any, Any], **arguments: Any) -> None:
+
+def defer_once(task: Task[Any, Any, Any] | JobDeferrer, **arguments: Any) -> None:
     """Defer a task that has a queueing lock, unless the same one already waits.
 
     The unique violation would abort the caller's transaction, so the defer has a savepoint of its own.
@@ -31,7 +35,7 @@ def alone(name: str) -> Iterator[bool]:
     An advisory lock of the database, which ends with the connection that took it. procrastinate's own
     `lock` does not: a job whose worker was killed would keep it for ever.
     """
-    key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)
+    key = _key(name)
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_try_advisory_lock(%s)", [key])
         taken = cursor.fetchone() == (True,)
@@ -39,5 +43,25 @@ def alone(name: str) -> Iterator[bool]:
         yield taken
     finally:
         if taken:
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT pg_advisory_unlock(%s)", [key])
+            try:
+                with connection.cursor() as cursor:
+                    cursor.execute("SELECT pg_advisory_unlock(%s)", [key])
+            except DatabaseError:
+                # The connection broke, and the lock ended with it.
+                connection.close()
+
+
+def is_done_by_somebody(name: str) -> bool:
+    """Return whether somebody does the thing of this name `alone` just now."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+            " AND (classid::bigint << 32) | objid::bigint = %s)",
+            [_key(name)],
+        )
+        return bool(cursor.fetchone() == (True,))
+
+
+def _key(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from django.contrib.auth.models import User
 from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
+from django.urls import reverse
 
 from annotate import queries as annotate
 from annotate.queries import DropCount
 from models_registry.models import RegisteredModel
-from models_registry.queries import EngineProgress, engine_progress, models_of
+from models_registry.queries import EngineProgress, aliases_of, engine_progress, models_of
 from pairloop.lib.errors import Refused
+from training import queries as training
+from training.models import Round
 
 
 class DatabaseNotReady(Refused):
@@ -71,6 +74,8 @@ class Step:
     #: The number that says how far it is; empty for a step that has none yet.
     figure: str
     detail: str
+    #: Where one can see or do it; empty: nowhere yet.
+    url: str = ""
 
     @property
     def is_current(self) -> bool:
@@ -86,6 +91,8 @@ class Loop:
     steps: tuple[Step, ...]
     next_action: str
     can_judge: bool
+    #: The newest round, while somebody may be waiting for it.
+    round: Round | None
     drops: list[DropCount]
 
 
@@ -97,6 +104,11 @@ class Counts:
     holdout: int
     waiting: int
     judgements: int
+    triples: int
+    #: New triples that start a round; 0: only by hand.
+    trigger: int
+    sampler: str
+    champion: str
 
     @property
     def prompts(self) -> int:
@@ -105,30 +117,39 @@ class Counts:
 
 
 def loops_of(user: User) -> list[Loop]:
-    """Return every loop that an admin looks after. Four queries more per model."""
+    """Return every loop that an admin looks after. Eight queries more per model."""
     progress = engine_progress()
     return [_loop(model, progress) for model in models_of(user)]
 
 
 def _loop(model: RegisteredModel, progress: EngineProgress) -> Loop:
     prompts = annotate.prompt_counts(model)
+    aliases = aliases_of(model)
+    round_ = training.round_under_way(model)
     counts = Counts(
         train=prompts["train"],
         holdout=prompts["holdout"],
         waiting=annotate.queue_length(model),
         judgements=annotate.judgements_count(model),
+        triples=training.triples_waiting(model),
+        trigger=training.policy_of(model).trigger_triples,
+        sampler=aliases.get("sampler", ""),
+        champion=aliases.get("champion", ""),
     )
-    current, next_action = _next(model, progress, counts)
+    current, next_action = _next(model, progress, counts, round_)
     return Loop(
         model=model,
-        steps=_steps(counts, current),
+        steps=_steps(model, counts, current, round_),
         next_action=next_action,
         can_judge=counts.waiting > 0,
+        round=round_,
         drops=annotate.drop_counts(model),
     )
 
 
-def _next(model: RegisteredModel, progress: EngineProgress, counts: Counts) -> tuple[str, str]:
+def _next(
+    model: RegisteredModel, progress: EngineProgress, counts: Counts, round_: Round | None
+) -> tuple[str, str]:
     """Return the step where the next action is, and the action as a sentence."""
     if model.has_failed:
         return "Prompts", f"This model could not be prepared: {model.failure}"
@@ -136,6 +157,14 @@ def _next(model: RegisteredModel, progress: EngineProgress, counts: Counts) -> t
         return (
             "Prompts",
             "Import prompts: without them there is nothing to answer and nothing to judge.",
+        )
+    if round_:
+        return "Round", f"Round {round_.number} is under way; pairs can be judged meanwhile."
+    if counts.sampler != counts.champion:
+        return (
+            "Promote",
+            f"{counts.sampler} writes the pairs, {counts.champion} is the champion. Look at what changed and"
+            " promote it, or judge on.",
         )
     if counts.waiting:
         return "Judgements", f"{_waiting(counts.waiting)} to be judged."
@@ -153,11 +182,14 @@ def _waiting(count: int) -> str:
     return "1 pair waits" if count == 1 else f"{count} pairs wait"
 
 
-def _steps(counts: Counts, current: str) -> tuple[Step, ...]:
-    def step(title: str, figure: int, detail: str) -> Step:
+def _steps(
+    model: RegisteredModel, counts: Counts, current: str, round_: Round | None
+) -> tuple[Step, ...]:
+    def step(title: str, figure: int | str, detail: str, url: str = "") -> Step:
         state = "current" if title == current else "done" if figure else "waiting"
-        return Step(title=title, state=state, figure=str(figure), detail=detail)
+        return Step(title=title, state=state, figure=str(figure), detail=detail, url=url)
 
+    judge, rounds = reverse("judge", args=[model.slug]), reverse("rounds", args=[model.slug])
     return (
         step(
             "Prompts",
@@ -169,15 +201,35 @@ def _steps(counts: Counts, current: str) -> tuple[Step, ...]:
         step(
             "Pairs",
             counts.waiting,
-            "wait to be judged" if counts.prompts else "are written once there are prompts",
+            f"wait to be judged, written by {counts.sampler or 'the first version'}"
+            if counts.prompts
+            else "are written once there are prompts",
         ),
-        step("Judgements", counts.judgements, "recorded so far"),
-        Step(
-            title="Round",
-            state="later",
-            figure="",
-            detail="training arrives in a later release",
-        ),
+        step("Judgements", counts.judgements, "recorded so far", judge),
+        _round_step(counts, current, round_, rounds),
         Step(title="Compare", state="later", figure="", detail="arrives in a later release"),
-        Step(title="Promote", state="later", figure="", detail="arrives in a later release"),
+        step(
+            "Promote",
+            counts.champion,
+            "is the champion" if counts.champion else "once a version is there",
+            reverse("versions", args=[model.slug]),
+        ),
     )
+
+
+def _round_step(counts: Counts, current: str, round_: Round | None, url: str) -> Step:
+    """Say how many triples wait for the next round, or which one is under way."""
+    if round_:
+        return Step(
+            title="Round",
+            state="current",
+            figure=f"Nr. {round_.number}",
+            detail=round_.get_state_display().lower(),
+            url=reverse("round", args=[round_.model.slug, round_.number]),
+        )
+    figure = f"{counts.triples}/{counts.trigger}" if counts.trigger else str(counts.triples)
+    detail = (
+        "triples wait; it starts by itself" if counts.trigger else "triples wait; start it by hand"
+    )
+    state = "current" if current == "Round" else "done" if counts.triples else "waiting"
+    return Step(title="Round", state=state, figure=figure, detail=detail, url=url)

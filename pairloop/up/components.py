@@ -111,20 +111,10 @@ def specs(*, say: Say, cluster_lock: int | None) -> list[Spec]:
             skip=_engine_given,
             expected_s=75,
         ),
-        Spec(
-            name="worker",
-            launch=lambda: _manage(
-                *("procrastinate", "worker", "--queues", "default,sample", "--concurrency", "4"),
-                *("--shutdown-graceful-timeout", "8"),
-                # The schedule alone makes 8,640 jobs a day; failed ones stay to be looked at.
-                *("--delete-jobs", "successful"),
-            ),
-            needs=("web",),
-            # Procrastinate does not listen again after it lost its connection; it only polls.
-            follows=("postgres",),
-            ready=_worker_beats,
-            essential=True,
-        ),
+        _worker("worker", queues="default,sample", concurrency=4, graceful_s=8),
+        # Rounds have a worker of their own: training must not keep anything else waiting. When it is
+        # stopped it needs most of its ten seconds for the trainer's last checkpoint.
+        _worker("trainer", queues="train", concurrency=1, graceful_s=1),
     ]
 
 
@@ -294,6 +284,23 @@ def _web_answers(bind: str) -> bool:
         return False
     finally:
         there.close()
+
+
+def _worker(name: str, *, queues: str, concurrency: int, graceful_s: int) -> Spec:
+    return Spec(
+        name=name,
+        launch=lambda: _manage(
+            *("procrastinate", "worker", "--queues", queues, "--concurrency", str(concurrency)),
+            *("--shutdown-graceful-timeout", str(graceful_s)),
+            # The schedule alone makes 8,640 jobs a day; failed ones stay to be looked at.
+            *("--delete-jobs", "successful"),
+        ),
+        needs=("web",),
+        # Procrastinate does not listen again after it lost its connection; it only polls.
+        follows=("postgres",),
+        ready=_worker_beats,
+        essential=True,
+    )
 
 
 def _worker_beats(started: float) -> bool:

@@ -15,6 +15,7 @@ from annotate.models import JudgingPolicy, Prompt
 from models_registry import actions as registry
 from models_registry.bases import DEMO
 from models_registry.models import RegisteredModel
+from training.models import RoundPolicy
 
 LABELERS = "labelers"
 STARTER_PROMPTS = Path("annotate") / "data" / "starter_prompts.jsonl"
@@ -22,6 +23,14 @@ STARTER_PROMPTS = Path("annotate") / "data" / "starter_prompts.jsonl"
 SEED_LOCK = 7_205_901
 #: At temperature 1, a model this small wanders off before its first sentence ends.
 DEMO_TEMPERATURE = 0.7
+#: Forty judgements visibly change a model this small. Its answers are one sentence long, so a preference for
+#: shorter ones may halve them without anything being wrong.
+DEMO_ROUNDS = {
+    "trigger_triples": 40,
+    "learning_rate": 5e-4,
+    "epochs": 3,
+    "gate": {"length_least": 0.3},
+}
 GUIDELINES = """\
 Choose the answer you would rather have got.
 
@@ -55,6 +64,7 @@ def seed() -> list[str]:
         JudgingPolicy.objects.create(
             model=model, guidelines=GUIDELINES, temperature=DEMO_TEMPERATURE
         )
+        RoundPolicy.objects.create(model=model, **DEMO_ROUNDS)
         for user in User.objects.filter(groups=labelers):
             registry.member_add(model=model, user=user)
     demo = RegisteredModel.objects.filter(slug=DEMO).first()

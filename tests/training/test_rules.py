@@ -155,6 +155,8 @@ BREACHES: list[Breach] = [
     ("attempt_number_once", attempt_number_twice),
     ("attempt_one_open_per_round", second_open_attempt),
     ("round_metric_once", metric_twice),
+    ("attempt_progress_bounds", lambda: factories.RoundAttemptFactory.create(progress=1.01)),
+    ("attempt_progress_bounds", lambda: factories.RoundAttemptFactory.create(progress=nan)),
 ]
 
 
@@ -163,6 +165,14 @@ class TestRules:
     def test_refuse(self, rule: str, breach: Callable[[], object]) -> None:
         with refused_by(rule):
             breach()
+
+    @pytest.mark.parametrize("side", ["chosen", "rejected"])
+    def test_refuse_completions_of_another_pair_of_the_prompt(self, side: str) -> None:
+        frozen = item()
+        other = factories.CompletionFactory.create(prompt=frozen.prompt)
+
+        with refused_by("the completions are not those of the pair"):
+            SnapshotItem.objects.filter(pk=frozen.pk).update(**{side: other})
 
     def test_are_all_tested(self) -> None:
         assert rules_of("training") == {rule for rule, _ in BREACHES}

@@ -1,7 +1,17 @@
-"""Addresses of this app's part of the REST API, below /api/v1/."""
+"""Addresses of the rounds' part of the REST API, below /api/v1/."""
 
 from __future__ import annotations
 
-from django.urls import URLPattern
+from django.urls import path
 
-urlpatterns: list[URLPattern] = []
+from training.api import views
+
+urlpatterns = [
+    path("models/<slug:slug>/rounds/", views.Rounds.as_view(), name="api-rounds"),
+    path("models/<slug:slug>/rounds/<int:number>/", views.OneRound.as_view(), name="api-round"),
+    path(
+        "models/<slug:slug>/rounds/<int:number>/cancel/",
+        views.CancelRound.as_view(),
+        name="api-round-cancel",
+    ),
+]

@@ -1,0 +1,501 @@
+"""Everything that is written about snapshots, rounds and attempts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.core.exceptions import ValidationError
+from django.db import transaction
+from django.db.models import QuerySet
+from django.db.models.functions import Now
+
+from annotate import triples
+from annotate.models import Pair
+from models_registry import actions as registry
+from models_registry import queries as registered
+from models_registry import tasks as registry_tasks
+from models_registry.models import Alias, ModelVersion, RegisteredModel
+from models_registry.store import Artifact
+from pairloop.lib import files, jobs
+from pairloop.lib.errors import Refused
+from training import guardrails, queries, snapshots, tasks
+from training.models import (
+    Reference,
+    Round,
+    RoundAttempt,
+    RoundMetric,
+    RoundPolicy,
+    Snapshot,
+    SnapshotItem,
+)
+
+#: The linear layers of a block that vLLM loads adapters for.
+TARGET_MODULES = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+#: Prompt and completion together; the engine answers nothing longer.
+MAX_TOKENS = 2048
+CHECKPOINT_STEPS = 5
+#: The trainer died this often without a word: somebody has to look.
+MOST_FAILED_ATTEMPTS = 3
+#: However they ended; a worker that is killed again and again must not go on for ever.
+MOST_ATTEMPTS = 20
+
+
+class RoundOpen(Refused):
+    """A round of this model is under way. Wait until it ends, or cancel it."""
+
+    code = "round_open"
+
+
+class NoTriples(Refused):
+    """There is nothing new to train on. Judge some pairs first."""
+
+    code = "no_triples"
+
+
+class ModelNotReady(Refused):
+    """This model is not ready yet; its base is still being prepared."""
+
+    code = "model_not_ready"
+
+
+class AdapterUnsupported(Refused):
+    """vLLM cannot load an adapter with these settings."""
+
+    code = "adapter_unsupported"
+
+
+class RoundInvalid(Refused):
+    """The round's settings are not valid."""
+
+    code = "round_invalid"
+
+
+class RoundEnded(Refused):
+    """This round has ended, so there is nothing to cancel."""
+
+    code = "round_ended"
+
+
+class LeaseLost(Refused):
+    """Somebody else has this round by now; what was made is thrown away."""
+
+    code = "lease_lost"
+
+
+# --- Starting ------------------------------------------------------------------------------------------
+
+
+def round_start(
+    *,
+    model: RegisteredModel,
+    by: User | None,
+    now: datetime,
+    overrides: Mapping[str, Any] | None = None,
+    least_new: int = 1,
+) -> Round:
+    """Freeze the triples and queue a round on them; row and job appear together.
+
+    `overrides` are fields of RoundPolicy for this round only. Locks the model's row, so of several at once
+    one starts and the others are refused. Raises Refused when fewer than `least_new` triples are new.
+    """
+    with transaction.atomic():
+        locked = RegisteredModel.objects.select_for_update(no_key=True).get(pk=model.pk)
+        _startable(locked)
+        policy = _policy_for(locked, overrides or {})
+        parent = registered.version_of_alias(model=locked, name=Alias.SAMPLER)
+        number = queries.next_number(locked)
+        snapshot = snapshot_take(
+            model=locked, number=number, replay_share=policy.replay_share, least_new=least_new
+        )
+        round_ = Round.objects.create(
+            model=locked,
+            number=number,
+            parent=parent,
+            snapshot=snapshot,
+            reference=policy.reference,
+            spec=_spec(policy, seed=number),
+            started_by=by,
+            created_at=now,
+        )
+        tasks.round_defer(round_.pk)
+    return round_
+
+
+def _startable(model: RegisteredModel) -> None:
+    """Refuse what cannot be trained, before anything is frozen."""
+    if not model.is_ready:
+        raise ModelNotReady
+    open_ = queries.round_open(model)
+    if open_:
+        raise RoundOpen(
+            f"Round {open_.number} of {model} is under way. Wait until it ends, or cancel it."
+        )
+    unknown = sorted(set(model.lora_target_modules) - TARGET_MODULES)
+    if unknown or not model.lora_target_modules:
+        raise AdapterUnsupported(
+            f"vLLM cannot load an adapter on {', '.join(unknown) or 'no layer at all'}; register the model"
+            " with linear layers of its blocks only."
+        )
+
+
+def _policy_for(model: RegisteredModel, overrides: Mapping[str, Any]) -> RoundPolicy:
+    """Return the model's policy with this round's wishes, unsaved and checked. Raises RoundInvalid."""
+    policy = queries.policy_of(model)
+    known = {"beta", "learning_rate", "epochs", "batch_pairs", "reference", "replay_share", "ties"}
+    for name, value in overrides.items():
+        if name not in known:
+            raise RoundInvalid(
+                f"{name} is no setting of a round; there are: {', '.join(sorted(known))}."
+            )
+        setattr(policy, name, value)
+    try:
+        policy.clean_fields(exclude=["model"])
+        policy.validate_constraints(exclude=["model"])
+    except ValidationError as error:
+        raise RoundInvalid(" ".join(error.messages)) from error
+    return policy
+
+
+def _spec(policy: RoundPolicy, *, seed: int) -> dict[str, Any]:
+    """Return what the trainer is told that does not depend on the machine."""
+    model = policy.model
+    longest = model.context_length or MAX_TOKENS
+    return {
+        "lora": {
+            "rank": model.lora_rank,
+            "alpha": model.lora_alpha,
+            "target_modules": list(model.lora_target_modules),
+        },
+        "loss": {"name": "dpo", "beta": policy.beta, "ties": policy.ties},
+        "optimizer": {
+            "learning_rate": policy.learning_rate,
+            "weight_decay": 0.0,
+            "warmup": 0.1,
+            "clip": 1.0,
+        },
+        "epochs": policy.epochs,
+        "batch_pairs": policy.batch_pairs,
+        "max_tokens": min(longest, MAX_TOKENS),
+        "seed": seed,
+        "checkpoint_steps": CHECKPOINT_STEPS,
+    }
+
+
+def run_spec(round_: Round) -> dict[str, Any]:
+    """Return the whole run.json of a round on this machine."""
+    base = registered.version_numbered(model=round_.model, number=0)
+    parent = round_.parent
+    by_base = round_.reference == Reference.BASE
+    return {
+        "schema": 1,
+        "round": {"model": round_.model.slug, "number": round_.number},
+        "base": {"path": str(settings.BASES / base.artifact_path), "sha256": base.sha256},
+        "parent": {
+            "path": None if parent.number == 0 else str(settings.VERSIONS / parent.artifact_path),
+            "sha256": parent.sha256,
+            "number": parent.number,
+        },
+        "reference": {
+            "kind": round_.reference,
+            "sha256": base.sha256 if by_base else parent.sha256,
+        },
+        "scores": str(settings.SCORES),
+        "machine": {"threads": settings.TRAINER_THREADS, "nice": settings.TRAINER_NICE},
+        **round_.spec,
+    }
+
+
+def snapshot_take(
+    *, model: RegisteredModel, number: int, replay_share: float, least_new: int = 1
+) -> Snapshot:
+    """Freeze the new triples, replayed ones up to their share, and the held-out ones beside them.
+
+    Call it inside a transaction. The files are written first; a transaction that fails leaves them to be
+    overwritten by the next round of that number. Raises NoTriples.
+    """
+    new = _lines(queries.pairs_new(model), SnapshotItem.Role.NEW)
+    if len(new) < least_new:
+        raise NoTriples
+    most = round(len(new) * replay_share / (1 - replay_share))
+    old = _lines(queries.pairs_to_replay(model, most=most), SnapshotItem.Role.REPLAY)
+    held_out = _lines(triples.triple_pairs(model=model, purpose=Pair.Purpose.EVAL), "holdout")
+    lines = [*new, *old]
+    folder = files.private_folder(round_folder(model.slug, number))
+    text = snapshots.file_text(lines)
+    files.write_atomic(folder / "snapshot.jsonl", text, mode=0o444)
+    files.write_atomic(folder / "holdout.jsonl", snapshots.file_text(held_out), mode=0o444)
+    snapshot = Snapshot.objects.create(
+        model=model,
+        sha256=hashlib.sha256(text.encode()).hexdigest(),
+        count=len(lines),
+        holdout_count=len(held_out),
+        path=str(folder.relative_to(settings.ROUNDS)),
+    )
+    SnapshotItem.objects.bulk_create((_item(snapshot, line) for line in lines), batch_size=1000)
+    return snapshot
+
+
+def round_folder(slug: str, number: int) -> Path:
+    """Return the folder of a round's snapshot and attempts."""
+    return Path(settings.ROUNDS) / slug / str(number)
+
+
+def _lines(pairs: QuerySet[Pair, Pair], role: str) -> list[snapshots.Line]:
+    return [snapshots.line_of(triple, role=role) for triple in triples.triples_of(pairs)]
+
+
+def _item(snapshot: Snapshot, line: snapshots.Line) -> SnapshotItem:
+    triple = line.triple
+    return SnapshotItem(
+        snapshot=snapshot,
+        pair_id=triple.pair_id,
+        prompt_id=triple.prompt_id,
+        chosen_id=triple.chosen.completion_id,
+        rejected_id=triple.rejected.completion_id,
+        target=triple.target,
+        weight=triple.weight,
+        role=line.role,
+        judgement_ids=triple.judgement_ids,
+        sha256=line.sha256,
+    )
+
+
+def rounds_due(*, now: datetime) -> list[Round]:
+    """Start a round for every model whose new triples have reached its trigger.
+
+    Level-triggered: it looks at what is there now, so a tick that was missed is caught up by the next.
+    """
+    started = []
+    for policy in queries.policies_triggered():
+        waiting = queries.triples_waiting(policy.model)
+        least = policy.trigger_triples + queries.triples_spoilt(policy.model)
+        if waiting < least:
+            continue
+        try:
+            started.append(round_start(model=policy.model, by=None, now=now, least_new=1))
+        except Refused:
+            continue  # Somebody was faster, or it is not ready; the next minute looks again.
+    return started
+
+
+def round_cancel(*, round_: Round, now: datetime) -> None:
+    """End a round that still trains; its triples are free again, and its trainer stops within seconds."""
+    with transaction.atomic():
+        ended = Round.objects.filter(
+            pk=round_.pk, state__in=[Round.State.QUEUED, Round.State.RUNNING]
+        ).update(state=Round.State.CANCELLED, ended_at=now)
+        if not ended:
+            raise RoundEnded
+        RoundAttempt.objects.filter(round=round_, outcome="").update(
+            outcome=RoundAttempt.Outcome.CANCELLED, ended_at=now
+        )
+
+
+# --- Attempts ------------------------------------------------------------------------------------------
+
+
+@transaction.atomic
+def attempt_begin(*, round_id: int, worker: str) -> RoundAttempt | None:
+    """Take a round for one try at it; None when it has ended or somebody else holds it.
+
+    Locks the round's row. Whose lease has run out has lost it, by the database's clock.
+    """
+    round_ = Round.objects.select_for_update().filter(pk=round_id).first()
+    if round_ is None or not round_.is_open:
+        return None
+    open_ = round_.attempts.filter(outcome="")
+    open_.filter(lease_until__lte=Now()).update(
+        outcome=RoundAttempt.Outcome.LOST, ended_at=Now(), failure="Its worker went silent."
+    )
+    if open_.exists():
+        return None
+    tried = round_.attempts.count()
+    if tried >= MOST_ATTEMPTS:
+        _round_fail(
+            round_.pk, code="too_many_attempts", why=f"It was begun {tried} times and never ended."
+        )
+        return None
+    Round.objects.filter(pk=round_.pk).update(state=Round.State.RUNNING)
+    attempt = RoundAttempt.objects.create(
+        round=round_, number=tried + 1, lease_until=_lease(), worker=worker, stage="loading"
+    )
+    return RoundAttempt.objects.select_related(
+        "round__model", "round__parent", "round__snapshot"
+    ).get(pk=attempt.pk)
+
+
+def attempt_heard(
+    *,
+    attempt: RoundAttempt,
+    metrics: Sequence[tuple[int, str, float]] = (),
+    **fields: Any,
+) -> bool:
+    """Renew the lease and note how far the trainer is; False when the lease is lost or the round ended."""
+    renewed = _held(attempt).update(lease_until=_lease(), heard_at=Now(), **fields)
+    if renewed and metrics:
+        RoundMetric.objects.bulk_create(
+            (
+                RoundMetric(round_id=attempt.round_id, step=step, name=name, value=value)
+                for step, name, value in _latest(metrics)
+            ),
+            update_conflicts=True,
+            unique_fields=["round", "step", "name"],
+            update_fields=["value"],
+        )
+    return bool(renewed)
+
+
+def attempt_lose(*, attempt: RoundAttempt, why: str) -> None:
+    """Give a round back before the lease ends: another worker may go on from the last checkpoint."""
+    _held(attempt).update(outcome=RoundAttempt.Outcome.LOST, ended_at=Now(), failure=why)
+
+
+@transaction.atomic
+def attempt_fail(*, attempt: RoundAttempt, why: str) -> None:
+    """Note that the trainer died without a word; after the third time the round has failed."""
+    failed = _held(attempt).update(outcome=RoundAttempt.Outcome.FAILED, ended_at=Now(), failure=why)
+    if not failed:
+        return
+    failures = RoundAttempt.objects.filter(
+        round=attempt.round_id, outcome=RoundAttempt.Outcome.FAILED
+    ).count()
+    if failures < MOST_FAILED_ATTEMPTS:
+        tasks.round_defer(attempt.round_id)
+    else:
+        _round_fail(
+            attempt.round_id,
+            code="trainer_died",
+            why=f"The trainer died {failures} times without saying why, last like this: {why}",
+        )
+
+
+@transaction.atomic
+def round_fail(*, attempt: RoundAttempt, code: str, why: str) -> None:
+    """End a round for a reason that the trainer named; trying again would end the same way."""
+    if _held(attempt).update(outcome=RoundAttempt.Outcome.FAILED, ended_at=Now(), failure=why):
+        _round_fail(attempt.round_id, code=code, why=why)
+
+
+@transaction.atomic
+def round_finish(
+    *,
+    attempt: RoundAttempt,
+    artifact: Artifact,
+    metrics: dict[str, Any],
+    card: str,
+    holdout: dict[str, Any],
+    now: datetime,
+) -> ModelVersion:
+    """Register what an attempt made, and consume its triples. Raises LeaseLost, and then nothing happened.
+
+    The attempt's token is the fence: whoever lost the lease updates no row.
+    """
+    published = _held(attempt).update(
+        outcome=RoundAttempt.Outcome.PUBLISHED, ended_at=Now(), progress=1, eta_s=0, stage="done"
+    )
+    if not published:
+        raise LeaseLost
+    round_ = (
+        Round.objects.select_for_update().select_related("model", "parent").get(pk=attempt.round_id)
+    )
+    version = registry.version_register(
+        model=round_.model,
+        parent=round_.parent,
+        artifact=artifact,
+        metrics=metrics,
+        card=card,
+        now=now,
+    )
+    if not Round.objects.filter(pk=round_.pk, state=Round.State.RUNNING).update(
+        state=Round.State.EVALUATING, version=version, holdout=holdout
+    ):
+        raise LeaseLost
+    SnapshotItem.objects.filter(snapshot=round_.snapshot_id, role=SnapshotItem.Role.NEW).update(
+        is_consumed=True
+    )
+    jobs.defer_once(registry_tasks.engine_reconcile)
+    return version
+
+
+def rounds_sweep() -> int:
+    """Queue the rounds that nobody is at: their worker died, or their job was lost. Return how many."""
+    abandoned = queries.rounds_abandoned()
+    for round_ in abandoned:
+        tasks.round_defer(round_.pk)
+    return len(abandoned)
+
+
+def _held(attempt: RoundAttempt) -> Any:
+    """Select the attempt as long as its lease lasts, by the database's clock alone."""
+    return RoundAttempt.objects.filter(
+        pk=attempt.pk, token=attempt.token, outcome="", lease_until__gt=Now()
+    )
+
+
+def _lease() -> Any:
+    return Now() + timedelta(seconds=settings.LEASE_S)
+
+
+def _round_fail(round_id: int, *, code: str, why: str) -> None:
+    """End a round without success and free its triples."""
+    ended = (
+        Round.objects.filter(pk=round_id)
+        .exclude(state__in=[Round.State.SUCCEEDED, Round.State.CANCELLED, Round.State.FAILED])
+        .update(state=Round.State.FAILED, failure_code=code, failure=why, ended_at=Now())
+    )
+    if ended:
+        SnapshotItem.objects.filter(snapshot__round=round_id).update(is_consumed=False)
+
+
+def _latest(
+    metrics: Sequence[tuple[int, str, float]],
+) -> Iterable[tuple[int, str, float]]:
+    """Keep the last number of each step and name: one statement cannot write a row twice."""
+    return [(step, name, value) for (step, name), value in {m[:2]: m[2] for m in metrics}.items()]
+
+
+# --- Afterwards ----------------------------------------------------------------------------------------
+
+
+@transaction.atomic
+def round_evaluated(*, round_: Round, evaluation: dict[str, Any], now: datetime) -> None:
+    """Keep what was measured on the served version, hold it against the guardrails and end the round."""
+    checks = guardrails.checks(
+        evaluation, guardrails.bounds_of(queries.policy_of(round_.model).gate)
+    )
+    evaluation["guardrails"] = [
+        {"name": check.name, "value": check.value, "bound": check.bound, "is_kept": check.is_kept}
+        for check in checks
+    ]
+    ended = Round.objects.filter(pk=round_.pk, state=Round.State.EVALUATING).update(
+        state=Round.State.SUCCEEDED, evaluation=evaluation, ended_at=now
+    )
+    if not ended or round_.version is None:
+        return
+    registry.version_measured(
+        version=round_.version,
+        metrics={
+            "evaluation": {
+                key: evaluation[key] for key in ("prompts", "changed", "kl_base", "version")
+            },
+            "guardrails": {"failed": [check.name for check in checks if not check.is_kept]},
+        },
+    )
+    sampler_settle(model=round_.model, now=now)
+
+
+@transaction.atomic
+def round_unservable(*, round_: Round, why: str) -> None:
+    """End a round whose version no engine serves as it was trained; its triples are free again."""
+    _round_fail(round_.pk, code="canary_failed", why=why)
+
+
+def sampler_settle(*, model: RegisteredModel, now: datetime) -> None:
+    """Let the version sample that the model's policy wants."""
+    registry.sampler_settle(model=model, policy=queries.policy_of(model).sampler, now=now)

@@ -1,0 +1,74 @@
+"""Rounds over REST; for staff."""
+
+from __future__ import annotations
+
+from django.http import Http404
+from django.utils import timezone
+from rest_framework import status
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from models_registry.models import RegisteredModel
+from models_registry.queries import model_of
+from pairloop.lib.api import Request
+from training import actions, queries
+from training.api.serializers import RoundIn
+from training.models import Round
+
+
+class Rounds(APIView):
+    """A model's rounds."""
+
+    def get(self, request: Request, slug: str) -> Response:
+        """List them, the newest first."""
+        model = _model_for(request, slug)
+        return Response(
+            {
+                "triples_waiting": queries.triples_waiting(model),
+                "rounds": [queries.as_dict(round_) for round_ in queries.rounds_of(model)],
+            }
+        )
+
+    def post(self, request: Request, slug: str) -> Response:
+        """Start one on the triples that wait."""
+        model = _model_for(request, slug)
+        wishes = RoundIn(data=request.data)
+        wishes.is_valid(raise_exception=True)
+        round_ = actions.round_start(
+            model=model, by=request.user, now=timezone.now(), overrides=wishes.validated_data
+        )
+        return Response(
+            {"number": round_.number, "state": round_.state}, status=status.HTTP_201_CREATED
+        )
+
+
+class OneRound(APIView):
+    """One round."""
+
+    def get(self, request: Request, slug: str, number: int) -> Response:
+        """Tell its state, progress, numbers and version."""
+        return Response(queries.as_dict(_round_for(request, slug, number)))
+
+
+class CancelRound(APIView):
+    """The end of one round."""
+
+    def post(self, request: Request, slug: str, number: int) -> Response:
+        """End it, if it still trains."""
+        round_ = _round_for(request, slug, number)
+        actions.round_cancel(round_=round_, now=timezone.now())
+        return Response(queries.as_dict(_round_for(request, slug, number)))
+
+
+def _model_for(request: Request, slug: str) -> RegisteredModel:
+    try:
+        return model_of(user=request.user, slug=slug)
+    except RegisteredModel.DoesNotExist as missing:
+        raise Http404 from missing
+
+
+def _round_for(request: Request, slug: str, number: int) -> Round:
+    try:
+        return queries.round_of(user=request.user, slug=slug, number=number)
+    except Round.DoesNotExist as missing:
+        raise Http404 from missing

@@ -1,0 +1,227 @@
+"""What pages, tasks and actions read about snapshots, rounds and attempts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from django.contrib.auth.models import User
+from django.db.models import Exists, Max, OuterRef, QuerySet
+from django.db.models.functions import Now
+
+from annotate import triples
+from annotate.models import Completion, Pair
+from models_registry.models import ModelVersion, RegisteredModel
+from models_registry.queries import model_of
+from training.models import (
+    Round,
+    RoundAttempt,
+    RoundMetric,
+    RoundPolicy,
+    SnapshotItem,
+)
+
+#: Below this many held-out judgements a share says nothing, so none is shown.
+LEAST_HOLDOUT = 30
+
+
+def policy_of(model: RegisteredModel) -> RoundPolicy:
+    """Return when and how rounds of this model run; the defaults until somebody sets them."""
+    policy = RoundPolicy.objects.filter(model=model).first() or RoundPolicy()
+    policy.model = model
+    return policy
+
+
+def policies_triggered() -> list[RoundPolicy]:
+    """Return the policies that start rounds by themselves, of models without an unfinished one."""
+    unfinished = Round.objects.filter(
+        model=OuterRef("model"),
+        state__in=[Round.State.QUEUED, Round.State.RUNNING, Round.State.EVALUATING],
+    )
+    return list(
+        RoundPolicy.objects.select_related("model")
+        .filter(
+            ~Exists(unfinished), trigger_triples__gt=0, model__state=RegisteredModel.State.READY
+        )
+        .order_by("model_id")
+    )
+
+
+def pairs_new(model: RegisteredModel) -> QuerySet[Pair]:
+    """Select the pairs with a triple that no successful round has trained on."""
+    return triples.triple_pairs(model=model).filter(~Exists(_consumed()))
+
+
+def pairs_to_replay(model: RegisteredModel, *, most: int) -> QuerySet[Pair]:
+    """Select the newest pairs that an earlier round has trained on."""
+    old = triples.triple_pairs(model=model).filter(Exists(_consumed()))
+    newest = old.order_by("-pk").values("pk")[:most]
+    return Pair.objects.filter(pk__in=newest)
+
+
+def _consumed() -> QuerySet[SnapshotItem]:
+    return SnapshotItem.objects.filter(
+        pair=OuterRef("pk"), role=SnapshotItem.Role.NEW, is_consumed=True
+    )
+
+
+def triples_waiting(model: RegisteredModel) -> int:
+    """Count the triples that no successful round has trained on."""
+    return pairs_new(model).count()
+
+
+def triples_spoilt(model: RegisteredModel) -> int:
+    """Count the triples that the last round was about, when it failed or was cancelled.
+
+    The trigger waits for as many more: the same triples would fail again every minute.
+    """
+    last = Round.objects.filter(model=model).order_by("-number").first()
+    if last is None or last.state not in {Round.State.FAILED, Round.State.CANCELLED}:
+        return 0
+    return SnapshotItem.objects.filter(
+        snapshot=last.snapshot_id, role=SnapshotItem.Role.NEW
+    ).count()
+
+
+def next_number(model: RegisteredModel) -> int:
+    """Return the number of a model's next round."""
+    last = Round.objects.filter(model=model).aggregate(last=Max("number"))["last"]
+    return (last or 0) + 1
+
+
+def round_open(model: RegisteredModel) -> Round | None:
+    """Return the round of a model that is queued or trains."""
+    return Round.objects.filter(
+        model=model, state__in=[Round.State.QUEUED, Round.State.RUNNING]
+    ).first()
+
+
+def round_under_way(model: RegisteredModel) -> Round | None:
+    """Return the newest round that somebody may be waiting for."""
+    states = [Round.State.QUEUED, Round.State.RUNNING, Round.State.EVALUATING]
+    found = Round.objects.select_related("model").filter(model=model, state__in=states)
+    return found.order_by("-number").first()
+
+
+def round_of(*, user: User, slug: str, number: int) -> Round:
+    """Return a round of a model that the user looks after; raises Round.DoesNotExist for any other."""
+    try:
+        model = model_of(user=user, slug=slug)
+    except RegisteredModel.DoesNotExist as missing:
+        raise Round.DoesNotExist from missing
+    return Round.objects.select_related(
+        "model", "parent__model", "version__model", "snapshot", "started_by"
+    ).get(model=model, number=number)
+
+
+def rounds_of(model: RegisteredModel) -> list[Round]:
+    """Return a model's rounds, the newest first."""
+    return list(
+        Round.objects.filter(model=model)
+        .select_related("model", "parent__model", "version__model", "snapshot", "started_by")
+        .order_by("-number")
+    )
+
+
+def rounds_abandoned() -> list[Round]:
+    """Return the rounds that should be under way and that nobody holds."""
+    held = RoundAttempt.objects.filter(round=OuterRef("pk"), outcome="", lease_until__gt=Now())
+    return list(
+        Round.objects.filter(
+            ~Exists(held), state__in=[Round.State.QUEUED, Round.State.RUNNING]
+        ).order_by("pk")
+    )
+
+
+def rounds_to_evaluate() -> list[Round]:
+    """Return the rounds whose version waits for its evaluation, the oldest first."""
+    return list(
+        Round.objects.select_related("model", "parent__model", "version__model")
+        .filter(state=Round.State.EVALUATING)
+        .order_by("pk")
+    )
+
+
+def attempt_last(round_: Round) -> RoundAttempt | None:
+    """Return a round's newest attempt."""
+    return round_.attempts.order_by("-number").first()
+
+
+def earlier_attempts(attempt: RoundAttempt) -> list[RoundAttempt]:
+    """Return a round's attempts before this one, the newest first."""
+    return list(
+        RoundAttempt.objects.filter(round=attempt.round_id, number__lt=attempt.number).order_by(
+            "-number"
+        )
+    )
+
+
+def metrics_of(round_: Round) -> dict[str, list[tuple[int, float]]]:
+    """Return (step, value) of every number that the trainer told, by name and in order."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    rows = RoundMetric.objects.filter(round=round_).order_by("name", "step")
+    for name, step, value in rows.values_list("name", "step", "value"):
+        found.setdefault(name, []).append((step, value))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One held-out prompt with the parent's answer and the new version's."""
+
+    prompt: str
+    before: str
+    after: str
+
+
+def examples_of(round_: Round) -> list[Example]:
+    """Return the changed answers that a round's evaluation points at."""
+    rows: list[dict[str, int]] = round_.evaluation.get("examples", [])
+    ids = [row[side] for row in rows for side in ("before", "after")]
+    found = Completion.objects.select_related("prompt").in_bulk(ids)
+    return [
+        Example(
+            prompt=found[row["after"]].prompt.question,
+            before=found[row["before"]].text,
+            after=found[row["after"]].text,
+        )
+        for row in rows
+        if row["before"] in found and row["after"] in found
+    ]
+
+
+def roles_of(round_: Round) -> dict[str, int]:
+    """Count a snapshot's new and replayed triples."""
+    items = SnapshotItem.objects.filter(snapshot=round_.snapshot_id)
+    new = items.filter(role=SnapshotItem.Role.NEW).count()
+    return {"new": new, "replay": items.count() - new}
+
+
+def round_of_version(version: ModelVersion) -> Round | None:
+    """Return the round that made a version."""
+    return Round.objects.filter(version=version).select_related("model").first()
+
+
+def as_dict(round_: Round) -> dict[str, Any]:
+    """Return a round as the API shows it."""
+    attempt = attempt_last(round_)
+    return {
+        "number": round_.number,
+        "state": round_.state,
+        "stage": attempt.stage if attempt and round_.is_open else "",
+        "progress": 1.0 if round_.version_id else attempt.progress if attempt else 0.0,
+        "eta_s": attempt.eta_s if attempt and round_.is_open else None,
+        "parent": round_.parent.number,
+        "reference": round_.reference,
+        "version": round_.version.number if round_.version else None,
+        "triples": roles_of(round_),
+        "metrics": {name: values[-1][1] for name, values in metrics_of(round_).items() if values},
+        "holdout": round_.holdout,
+        "evaluation": round_.evaluation,
+        "failure": (
+            {"code": round_.failure_code, "detail": round_.failure} if round_.failure else None
+        ),
+        "started_by": round_.started_by.get_username() if round_.started_by else None,
+        "created_at": round_.created_at,
+        "ended_at": round_.ended_at,
+    }

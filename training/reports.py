@@ -1,0 +1,224 @@
+"""A round in the words and numbers that its page shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from models_registry.queries import Stage
+from pairloop.lib.charts import Chart
+from training import queries
+from training.guardrails import ratio
+from training.models import Round, RoundAttempt
+
+#: What the trainer calls it -> what a page says, with how far it is.
+TRAINER_STAGES = {
+    "loading": "Loads the base and the adapter.",
+    "reference": "Scores the completions with the reference policy: {done} of {of}.",
+    "training": "Step {done} of {of}.",
+    "evaluating": "Scores the held-out triples: {done} of {of}.",
+    "saving": "Writes the adapter.",
+    "publishing": "Registers the version.",
+}
+#: Name of a number -> its chart's title and what it means in a sentence.
+CHARTS = {
+    "loss": ("Loss", "Lower is better; it starts where the policy is its reference."),
+    "margin": (
+        "Margin",
+        "How far the good answers are ahead of the bad ones, against the reference.",
+    ),
+    "accuracy": (
+        "Accuracy",
+        "Share of the step's triples whose good answer is ahead; ties are left out.",
+    ),
+}
+GUARDRAILS = {
+    "kl_base": "Distance from the base",
+    "distinct2": "Variety",
+    "length": "Length",
+    "eos_drop": "Answers that do not end",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of a table: what, and a number for each column."""
+
+    title: str
+    cells: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Guardrail:
+    """One automatic limit and how it went."""
+
+    title: str
+    value: str
+    bound: str
+    is_kept: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything that a round's page shows."""
+
+    round: Round
+    attempt: RoundAttempt | None
+    stages: tuple[Stage, ...]
+    #: Percent of the training that is done.
+    percent: int
+    seconds_left: int | None
+    new: int
+    replay: int
+    figures: tuple[Row, ...]
+    charts: tuple[Chart, ...]
+    steps: tuple[Row, ...]
+    holdout: str
+    measured: tuple[Row, ...]
+    guardrails: tuple[Guardrail, ...]
+    examples: tuple[queries.Example, ...]
+
+
+def report_of(round_: Round) -> Report:
+    """Gather a round's page; a handful of queries."""
+    attempt = queries.attempt_last(round_)
+    metrics = queries.metrics_of(round_)
+    roles = queries.roles_of(round_)
+    is_done = round_.version_id is not None
+    return Report(
+        round=round_,
+        attempt=attempt,
+        stages=_stages(round_, attempt),
+        percent=100 if is_done else round(100 * attempt.progress) if attempt else 0,
+        seconds_left=attempt.eta_s if attempt and round_.is_open else None,
+        new=roles["new"],
+        replay=roles["replay"],
+        figures=_figures(metrics),
+        charts=tuple(
+            Chart(title=title, hint=hint, points=tuple(metrics[name]))
+            for name, (title, hint) in CHARTS.items()
+            if len(metrics.get(name, [])) > 1
+        ),
+        steps=_steps(metrics),
+        holdout=_holdout(round_),
+        measured=_measured(round_.evaluation),
+        guardrails=tuple(
+            Guardrail(
+                title=GUARDRAILS.get(found["name"], found["name"]),
+                value=f"{found['value']:.2f}",
+                bound=found["bound"],
+                is_kept=found["is_kept"],
+            )
+            for found in round_.evaluation.get("guardrails", [])
+        ),
+        examples=tuple(queries.examples_of(round_)),
+    )
+
+
+def _stages(round_: Round, attempt: RoundAttempt | None) -> tuple[Stage, ...]:
+    """Return the way from the queue to a version that was measured; empty once it ended badly."""
+    state = round_.state
+    if state in {Round.State.FAILED, Round.State.CANCELLED, Round.State.SUCCEEDED}:
+        return ()
+    trained = round_.version is not None
+    served = trained and round_.version is not None and round_.version.is_verified
+    train = (
+        "done" if trained else "running" if attempt and state == Round.State.RUNNING else "waiting"
+    )
+    return (
+        _stage(
+            "Wait for a free trainer",
+            "running" if train == "waiting" else "done",
+            "Rounds train one after another.",
+        ),
+        _stage(
+            "Train",
+            train,
+            _trainer_says(attempt),
+            attempt.eta_s if attempt and train == "running" else None,
+        ),
+        _stage(
+            "Load into the engine",
+            "done" if served else "running" if trained else "waiting",
+            "vLLM must compute with it what the trainer computed.",
+        ),
+        _stage(
+            "Measure on held-out prompts",
+            "running" if served else "waiting",
+            "The version, its parent and the base answer the same prompts.",
+        ),
+    )
+
+
+def _stage(title: str, state: str, detail: str, seconds_left: int | None = None) -> Stage:
+    shown = detail if state == "running" else ""
+    return Stage(title=title, state=state, detail=shown, seconds_left=seconds_left)
+
+
+def _trainer_says(attempt: RoundAttempt | None) -> str:
+    if attempt is None:
+        return ""
+    words = TRAINER_STAGES.get(attempt.stage, "")
+    said = words.format(done=attempt.stage_done, of=attempt.stage_of)
+    again = (
+        f" Attempt {attempt.number}: it goes on from the last checkpoint."
+        if attempt.number > 1
+        else ""
+    )
+    return said + again
+
+
+def _figures(metrics: dict[str, list[tuple[int, float]]]) -> tuple[Row, ...]:
+    """Return the newest numbers of the training."""
+    return tuple(
+        Row(title, (f"{metrics[name][-1][1]:.3f}",))
+        for name, (title, _) in CHARTS.items()
+        if metrics.get(name)
+    )
+
+
+def _steps(metrics: dict[str, list[tuple[int, float]]]) -> tuple[Row, ...]:
+    """Return the charts' numbers as a table, one row a step."""
+    by_step: dict[int, dict[str, float]] = {}
+    for name in CHARTS:
+        for step, value in metrics.get(name, []):
+            by_step.setdefault(step, {})[name] = value
+    return tuple(
+        Row(str(step), tuple(f"{found[name]:.3f}" if name in found else "" for name in CHARTS))
+        for step, found in sorted(by_step.items())
+    )
+
+
+def _holdout(round_: Round) -> str:
+    """Say how well the version tells held-out triples apart, or why nobody can know."""
+    pairs = round_.snapshot.holdout_count
+    if pairs < queries.LEAST_HOLDOUT:
+        return (
+            f"{pairs} held-out {'triple is' if pairs == 1 else 'triples are'} too few to say how often the"
+            f" version prefers the good answer; from {queries.LEAST_HOLDOUT} on it is shown here."
+        )
+    before, after = round_.holdout.get("before") or {}, round_.holdout.get("after") or {}
+    if "accuracy" not in after:
+        return ""
+    was = f", before the round of {before['accuracy']:.0%}" if "accuracy" in before else ""
+    return (
+        f"It prefers the good answer of {after['accuracy']:.0%} of {pairs} held-out triples{was}."
+    )
+
+
+def _measured(evaluation: dict[str, Any]) -> tuple[Row, ...]:
+    """Return the measurements of version, parent and base as rows."""
+    if not evaluation.get("prompts"):
+        return ()
+    columns = [evaluation[name] for name in ("version", "parent", "base")]
+    kl = evaluation["kl_base"]
+    length = ratio(columns[0]["tokens_mean"], columns[1]["tokens_mean"])
+    return (
+        Row(
+            "Tokens of an answer",
+            (*(f"{one['tokens_mean']:.1f}" for one in columns), f"{length:.2f} of its parent's"),
+        ),
+        Row("End by themselves", (*(f"{one['eos_rate']:.0%}" for one in columns), "")),
+        Row("Distinct word pairs", (*(f"{one['distinct2']:.0%}" for one in columns), "")),
+        Row("Nats from the base", (f"{kl['k1']:.2f}", "", "0", f"k3 {kl['k3']:.2f}")),
+    )
