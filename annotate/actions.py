@@ -14,7 +14,7 @@ from typing import Any
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import transaction
-from django.db.models import Exists, F, OuterRef
+from django.db.models import Exists, F, OuterRef, Q
 
 from annotate import prompts, queries, screening, tasks
 from annotate.models import (
@@ -277,7 +277,7 @@ def pair_assign(*, model: RegisteredModel, labeler: User, now: datetime) -> Assi
 
     Locks one queue entry; SKIP LOCKED lets everybody else pass by it.
     """
-    User.objects.select_for_update(no_key=True).get(pk=labeler.pk)
+    _lock_labeler(labeler.pk)
     held = queries.assignment_held(model=model, labeler=labeler, now=now)
     if held:
         return held
@@ -292,26 +292,30 @@ def pair_assign(*, model: RegisteredModel, labeler: User, now: datetime) -> Assi
     assignment, _ = Assignment.objects.update_or_create(
         pair_id=entry.pk,
         labeler=labeler,
-        defaults={"expires_at": now + lease, "closed_at": None},
+        defaults={"expires_at": now + lease, "closed_at": None, "is_on_top": False},
         create_defaults={
             "first_is_left": _first_goes_left(labeler),
             "assigned_at": now,
             "expires_at": now + lease,
         },
     )
-    return queries.assignment_of(labeler=labeler, uuid=assignment.uuid)
+    return queries.assignment_with_pair(assignment.uuid)
+
+
+def _lock_labeler(labeler_id: int) -> None:
+    """Let one labeler assign, judge and undo one after the other, in however many tabs."""
+    User.objects.select_for_update(no_key=True).get(pk=labeler_id)
 
 
 def _next_entry(*, model: RegisteredModel, labeler: User) -> QueueEntry | None:
-    """Lock the first free entry whose pair this labeler has not judged."""
-    judged = Assignment.objects.filter(
-        Exists(Judgement.objects.filter(assignment=OuterRef("pk"))),
-        pair=OuterRef("pair"),
-        labeler=labeler,
+    """Lock the first free entry whose pair this labeler neither holds nor has judged."""
+    judged = Exists(queries.judgements_standing().filter(assignment=OuterRef("pk")))
+    mine = Assignment.objects.filter(
+        Q(closed_at=None) | judged, pair=OuterRef("pair"), labeler=labeler
     )
     return (
         QueueEntry.objects.select_for_update(skip_locked=True, of=("self",))
-        .filter(~Exists(judged), model=model, wanted__gt=F("leased"))
+        .filter(~Exists(mine), model=model, wanted__gt=F("leased"))
         .order_by("-priority", "pair")
         .first()
     )
@@ -335,6 +339,8 @@ def leases_release(*, model: RegisteredModel, now: datetime) -> int:
         .order_by("pair")
     )
     for assignment in expired:
+        if assignment.is_on_top:
+            continue
         QueueEntry.objects.filter(pk=assignment.pair_id, leased__gt=0).update(
             leased=F("leased") - 1
         )
@@ -353,37 +359,94 @@ def judgement_record(
     reasons: Sequence[str] = (),
     note: str = "",
     active_ms: int = 0,
-) -> Judgement:
-    """Record what a labeler said. Repeated for the same assignment, it returns the first judgement.
+) -> tuple[Judgement, bool]:
+    """Record what a labeler said; return it, and whether it is new: while one stands, it stays.
 
-    Never refused for being late: then it counts on top of the overlap. Locks the assignment.
+    Never refused for being late: then it counts on top of the overlap. Locks labeler and assignment.
     """
     if verdict not in Verdict.values:
         raise VerdictUnknown
-    locked = Assignment.objects.select_for_update(of=("self",)).get(pk=assignment.pk)
-    first = Judgement.objects.filter(assignment=locked).order_by("revision").first()
-    if first:
-        return first
-    model = assignment.pair.prompt.model
+    locked = _locked(assignment)
+    last = queries.judgement_last(locked)
+    if last and last.verdict:
+        return last, False
+    policy = queries.policy_of(assignment.pair.prompt.model)
     judgement = Judgement.objects.create(
         assignment=locked,
+        revision=last.revision + 1 if last else 1,
         verdict=verdict,
         winner=_winner(assignment, verdict),
         reasons=list(reasons),
         note=note,
         active_ms=active_ms,
-        guidelines_version=queries.policy_of(model).guidelines_version,
+        guidelines_version=policy.guidelines_version,
         is_late=now > locked.expires_at,
         judged_at=now,
     )
-    if locked.closed_at is None:
-        Assignment.objects.filter(pk=locked.pk).update(closed_at=now)
-        QueueEntry.objects.filter(pk=locked.pair_id).update(
-            leased=F("leased") - 1, wanted=F("wanted") - 1
-        )
-        QueueEntry.objects.filter(pk=locked.pair_id, wanted=0).delete()
-        jobs.defer_once(tasks.pairs_top_up)
-    return judgement
+    _lease_close(locked, now=now)
+    return judgement, True
+
+
+@transaction.atomic
+def judgement_undo(*, assignment: Assignment, now: datetime) -> None:
+    """Take a standing judgement back and lease its labeler the pair again, with the same sides.
+
+    A new revision says so: what a snapshot took from the old one stays in there. With nothing to take back
+    it changes nothing. Locks labeler and assignment.
+    """
+    locked = _locked(assignment)
+    last = queries.judgement_last(locked)
+    if last is None or not last.verdict:
+        return
+    policy = queries.policy_of(assignment.pair.prompt.model)
+    Judgement.objects.create(
+        assignment=locked,
+        revision=last.revision + 1,
+        verdict="",
+        guidelines_version=policy.guidelines_version,
+        judged_at=now,
+    )
+    _lease_reopen(locked, until=now + timedelta(minutes=policy.lease_minutes))
+
+
+def _locked(assignment: Assignment) -> Assignment:
+    _lock_labeler(assignment.labeler_id)
+    return (
+        Assignment.objects.select_for_update(of=("self",))
+        .select_related("pair__prompt")
+        .get(pk=assignment.pk)
+    )
+
+
+def _lease_close(lease: Assignment, *, now: datetime) -> None:
+    """End the lease of a pair that was judged. One that had ended before is none of the queue's."""
+    lease.is_on_top = lease.is_on_top or lease.closed_at is not None
+    lease.closed_at = now
+    lease.save(update_fields=["is_on_top", "closed_at"])
+    if lease.is_on_top:
+        return
+    QueueEntry.objects.filter(pk=lease.pair_id).update(
+        leased=F("leased") - 1, wanted=F("wanted") - 1
+    )
+    QueueEntry.objects.filter(pk=lease.pair_id, wanted=0).delete()
+    jobs.defer_once(tasks.pairs_top_up)
+
+
+def _lease_reopen(lease: Assignment, *, until: datetime) -> None:
+    """Give a pair that was judged back to the one who judged it, and to nobody else."""
+    lease.closed_at = None
+    lease.expires_at = until
+    lease.save(update_fields=["closed_at", "expires_at"])
+    if lease.is_on_top:
+        return
+    # Gone when the pair had all its judgements; locked, or it could go between these two statements.
+    entry, _ = QueueEntry.objects.select_for_update().get_or_create(
+        pair=lease.pair,
+        defaults={
+            "model_id": lease.pair.prompt.model_id, "priority": lease.pair.priority, "wanted": 0,
+        },
+    )  # fmt: skip
+    QueueEntry.objects.filter(pk=entry.pk).update(leased=F("leased") + 1, wanted=F("wanted") + 1)
 
 
 def _winner(assignment: Assignment, verdict: str) -> Completion | None:

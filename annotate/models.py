@@ -284,6 +284,8 @@ class Assignment(models.Model):
     expires_at = models.DateTimeField()
     #: Set when it no longer counts as a lease: judged, or expired and given back to the queue.
     closed_at = models.DateTimeField(null=True, blank=True)
+    #: Judged after the pair had been given back to the queue, which does not count it: it comes on top.
+    is_on_top = models.BooleanField(default=False)
 
     class Meta:
         """Database rules."""
@@ -293,6 +295,7 @@ class Assignment(models.Model):
         ]
         indexes = [
             models.Index(fields=["labeler", "assigned_at"], name="assignment_of_labeler"),
+            models.Index(fields=["labeler", "closed_at"], name="assignment_judged_last"),
             models.Index(
                 fields=["expires_at"], condition=Q(closed_at=None), name="assignment_open"
             ),
@@ -342,7 +345,7 @@ class Judgement(models.Model):
     #: Milliseconds of active reading; idle minutes left out.
     active_ms = models.PositiveIntegerField(default=0)
     guidelines_version = models.PositiveIntegerField()
-    #: It arrived after the lease had ended; kept all the same, on top of the overlap.
+    #: It arrived after the lease had ended; kept all the same.
     is_late = models.BooleanField(default=False)
     judged_at = models.DateTimeField()
 

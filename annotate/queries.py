@@ -21,7 +21,9 @@ from annotate.models import (
     Prompt,
     QueueEntry,
     Split,
+    Verdict,
 )
+from models_registry import queries as registry
 from models_registry.engine.types import Sampling
 from models_registry.models import ModelVersion, RegisteredModel
 from pairloop.lib import jobs
@@ -35,21 +37,62 @@ def policy_of(model: RegisteredModel) -> JudgingPolicy:
     return JudgingPolicy.objects.filter(model=model).first() or JudgingPolicy(model=model)
 
 
+def assignment_with_pair(uuid: UUID) -> Assignment:
+    """Return an assignment with all that is shown of it."""
+    return _with_pair().get(uuid=uuid)
+
+
 def assignment_of(*, labeler: User, uuid: UUID) -> Assignment:
-    """Return a labeler's own assignment with its pair; raises Assignment.DoesNotExist for any other."""
-    return Assignment.objects.select_related(
-        "pair__prompt__model", "pair__first", "pair__second"
-    ).get(uuid=uuid, labeler=labeler)
+    """Return a labeler's own assignment, with its pair, of a model that they may still judge.
+
+    Raises Assignment.DoesNotExist for any other.
+    """
+    models = registry.models_of(labeler)
+    return _with_pair().get(uuid=uuid, labeler=labeler, pair__prompt__model__in=models)
+
+
+def _with_pair() -> QuerySet[Assignment, Assignment]:
+    return Assignment.objects.select_related("pair__prompt__model", "pair__first", "pair__second")
 
 
 def assignment_held(*, model: RegisteredModel, labeler: User, now: datetime) -> Assignment | None:
-    """Return the open lease that a labeler holds on a pair of this model."""
+    """Return the open lease that a labeler holds on a pair of this model: what they took back comes first.
+
+    Every undo opens a lease beside those that are open already, with a later end.
+    """
     return (
-        Assignment.objects.select_related("pair__prompt__model", "pair__first", "pair__second")
+        _with_pair()
         .filter(labeler=labeler, closed_at=None, expires_at__gt=now, pair__prompt__model=model)
-        .order_by("assigned_at", "uuid")
+        .order_by("-expires_at", "uuid")
         .first()
     )
+
+
+def assignment_judged_last(*, model: RegisteredModel, labeler: User) -> Assignment | None:
+    """Return what a labeler judged last and did not take back: what one undo takes back."""
+    stands = judgements_standing().filter(assignment=OuterRef("pk"))
+    return (
+        Assignment.objects.filter(
+            Exists(stands), labeler=labeler, closed_at__isnull=False, pair__prompt__model=model
+        )
+        .order_by("-closed_at", "uuid")
+        .first()
+    )
+
+
+def judgement_last(assignment: Assignment) -> Judgement | None:
+    """Return the latest revision of what was said, also when it takes back."""
+    return Judgement.objects.filter(assignment=assignment).order_by("-revision").first()
+
+
+def verdict_taken_back(assignment: Assignment) -> Verdict | None:
+    """Return what the labeler said before they took it back; None while nothing is taken back."""
+    verdicts = Judgement.objects.filter(assignment=assignment).order_by("-revision")
+    match list(verdicts.values_list("verdict", flat=True)[:2]):
+        case ["", before]:
+            return Verdict(before)
+        case _:
+            return None
 
 
 def recent_sides(labeler: User) -> list[bool]:

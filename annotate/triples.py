@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from statistics import fmean
+from typing import Any
 
 from django.db.models import Exists, F, OuterRef, QuerySet
 
@@ -38,6 +39,11 @@ class TripleSide:
     #: The number of the version that wrote it.
     version: int | None
 
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """The text as what the assistant says next."""
+        return [{"role": "assistant", "content": self.text}]
+
 
 @dataclass(frozen=True, slots=True)
 class Triple:
@@ -55,6 +61,24 @@ class Triple:
     weight: float
     #: The judgements that it was made from.
     judgement_ids: list[int]
+
+    def line(self, *, good: str = "chosen", bad: str = "rejected") -> dict[str, Any]:
+        """Return it as a line of JSON: what trainers expect first, then where it came from."""
+        return {
+            "prompt": self.messages,
+            good: self.chosen.messages,
+            bad: self.rejected.messages,
+            "target": self.target,
+            "weight": self.weight,
+            "tags": self.tags,
+            "prompt_ids": self.prompt_ids,
+            f"{good}_ids": self.chosen.ids,
+            f"{bad}_ids": self.rejected.ids,
+            "finish": {good: self.chosen.finish_reason, bad: self.rejected.finish_reason},
+            "version": {good: self.chosen.version, bad: self.rejected.version},
+            "pair": self.pair_id,
+            "judgements": self.judgement_ids,
+        }
 
 
 def triple_pairs(

@@ -9,4 +9,5 @@ from annotate import views
 urlpatterns = [
     path("models/<slug:slug>/judge/", views.judge, name="judge"),
     path("models/<slug:slug>/judge/<uuid:uuid>/", views.judgement, name="judgement"),
+    path("models/<slug:slug>/judge/<uuid:uuid>/undo/", views.judgement_undo, name="judgement_undo"),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
 from uuid import UUID
 
 from django.http import Http404, HttpResponse
@@ -19,15 +20,27 @@ from models_registry.models import RegisteredModel
 from models_registry.queries import model_of
 from pairloop.lib.http import Request, render_part
 
-#: In spatial order; the mark says the same as the label, for the eye that already knows.
+
+class Choice(NamedTuple):
+    """A verdict's button: the mark says the same as the label, for the eye that already knows."""
+
+    verdict: Verdict
+    mark: str
+    key: str
+
+
+#: In spatial order, as are the keys.
 SCALE = [
-    (Verdict.LEFT_MUCH, "«"),
-    (Verdict.LEFT, "‹"),  # noqa: RUF001
-    (Verdict.TIE, "="),
-    (Verdict.RIGHT, "›"),  # noqa: RUF001
-    (Verdict.RIGHT_MUCH, "»"),
+    Choice(Verdict.LEFT_MUCH, "«", "A"),
+    Choice(Verdict.LEFT, "‹", "S"),  # noqa: RUF001
+    Choice(Verdict.TIE, "=", "D"),
+    Choice(Verdict.RIGHT, "›", "F"),  # noqa: RUF001
+    Choice(Verdict.RIGHT_MUCH, "»", "G"),
 ]
-OTHERS = [(Verdict.BOTH_BAD, "×"), (Verdict.CANNOT_JUDGE, "?")]  # noqa: RUF001
+OTHERS = [
+    Choice(Verdict.BOTH_BAD, "×", "X"),  # noqa: RUF001
+    Choice(Verdict.CANNOT_JUDGE, "?", "Q"),
+]
 
 
 @never_cache
@@ -62,6 +75,16 @@ def judgement(request: Request, slug: str, uuid: UUID) -> HttpResponse:
     return redirect("judge", slug)
 
 
+@never_cache
+@require_http_methods(["GET", "HEAD", "POST"])
+def judgement_undo(request: Request, slug: str, uuid: UUID) -> HttpResponse:
+    """Take a judgement back; its pair follows. Repeating it changes nothing."""
+    assignment = _assignment_for(request, slug, uuid)
+    if request.method == "POST":
+        actions.judgement_undo(assignment=assignment, now=timezone.now())
+    return redirect("judge", slug)
+
+
 def _model_for(request: Request, slug: str) -> RegisteredModel:
     try:
         return model_of(user=request.user, slug=slug)
@@ -70,12 +93,11 @@ def _model_for(request: Request, slug: str) -> RegisteredModel:
 
 
 def _assignment_for(request: Request, slug: str, uuid: UUID) -> Assignment:
-    model = _model_for(request, slug)
     try:
         assignment = queries.assignment_of(labeler=request.user, uuid=uuid)
     except Assignment.DoesNotExist as missing:
         raise Http404 from missing
-    if assignment.pair.prompt.model_id != model.pk:
+    if assignment.pair.prompt.model.slug != slug:
         raise Http404
     return assignment
 
@@ -89,7 +111,11 @@ def _waiting(request: Request, model: RegisteredModel) -> HttpResponse:
     if _polls(request) and request.GET["seen"] == waiting.fingerprint:
         # Nothing to paint: focus, selection and screen readers are left alone.
         return HttpResponse(status=204)
-    context = {"model": model, "waiting": waiting}
+    context = {
+        "model": model,
+        "waiting": waiting,
+        "judged_last": queries.assignment_judged_last(model=model, labeler=request.user),
+    }
     return render_part(request, "annotate/judge.html", "judge", context)
 
 
@@ -111,6 +137,8 @@ def _pair(
         "progress": queries.judging_progress(
             model=prompt.model, labeler=request.user, since=midnight
         ),
+        "judged_last": queries.assignment_judged_last(model=prompt.model, labeler=request.user),
+        "taken_back": queries.verdict_taken_back(assignment),
         "form": form,
         "scale": SCALE,
         "others": OTHERS,

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
-from django.urls import URLPattern
+from django.urls import path
 
-urlpatterns: list[URLPattern] = []
+from annotate.api import views
+
+urlpatterns = [
+    path(
+        "models/<slug:slug>/assignments/", views.AssignmentsView.as_view(), name="api-assignments"
+    ),
+    path("assignments/<uuid:uuid>/judgement/", views.JudgementView.as_view(), name="api-judgement"),
+    path("models/<slug:slug>/triples/", views.TriplesView.as_view(), name="api-triples"),
+]

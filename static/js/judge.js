@@ -7,6 +7,7 @@ const FRESH_MS = 350;
 let active = 0;
 let last = performance.now();
 let paintedAt = -Infinity;
+let clicks = 0;
 
 function count() {
   const now = performance.now();
@@ -24,12 +25,16 @@ document.addEventListener("visibilitychange", () => {
   else last = performance.now();
 });
 
+/* How many in a row; 0 when a key pressed the button. */
+document.addEventListener("click", (event) => (clicks = event.detail), { capture: true });
+
 document.addEventListener(
   "submit",
   (event) => {
     const field = event.target.querySelector("[data-active-ms]");
     if (!field) return;
-    if (performance.now() - paintedAt < FRESH_MS) {
+    const isUndoByKey = clicks === 0 && "undo" in (event.submitter?.dataset ?? {});
+    if (performance.now() - paintedAt < FRESH_MS && !isUndoByKey) {
       // Aimed at the pair that was here a moment ago.
       event.preventDefault();
       event.stopImmediatePropagation();
@@ -37,6 +42,7 @@ document.addEventListener(
     }
     count();
     field.value = Math.round(active);
+    event.submitter?.classList.add("is-chosen");
   },
   { capture: true },
 );
@@ -63,6 +69,7 @@ for (const type of ["htmx:sendError", "htmx:timeout"]) {
 }
 
 function show(selector) {
+  document.querySelector(".is-chosen")?.classList.remove("is-chosen");
   const words = document.querySelector(selector);
   if (words) words.hidden = false;
 }

@@ -6,9 +6,10 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from django.contrib.auth.models import User
 from django.db import DatabaseError, connection, connections
 
-from annotate import actions, queries
+from annotate import actions, queries, triples
 from annotate.models import (
     Assignment,
     Completion,
@@ -39,11 +40,40 @@ def top_up(version: ModelVersion, engine: FakeEngine) -> actions.TopUp:
     return actions.pairs_top_up(model=version.model, engine=engine, chance=random.Random(1))
 
 
-def waiting(version: ModelVersion, pairs: int) -> None:
+def waiting(version: ModelVersion, pairs: int, wanted: int = 1) -> None:
     """Queue some pairs of one version."""
     for _ in range(pairs):
         pair = factories.PairFactory.create(prompt__model=version.model)
-        QueueEntry.objects.create(pair=pair, model=version.model, wanted=1)
+        QueueEntry.objects.create(pair=pair, model=version.model, wanted=wanted)
+
+
+def queue(*, pairs: int, labelers: int = 1, overlap: int = 1) -> tuple[ModelVersion, list[User]]:
+    """Queue pairs of a model whose leases last half an hour; return its version and some labelers."""
+    version = sampler(overlap=overlap, lease_minutes=30)
+    waiting(version, pairs, wanted=overlap)
+    return version, factories.UserFactory.create_batch(labelers)
+
+
+def assign(version: ModelVersion, labeler: User, now: datetime = NOW) -> Assignment:
+    return actions.pair_assign(model=version.model, labeler=labeler, now=now)
+
+
+def record(assignment: Assignment, verdict: str, now: datetime = NOW) -> tuple[Judgement, bool]:
+    return actions.judgement_record(assignment=assignment, verdict=verdict, now=now)
+
+
+def books_balance(version: ModelVersion) -> bool:
+    """Whether the queue counts every open lease, and wants what the overlap still lacks."""
+    overlap = version.model.judging_policy.overlap
+    entries = {entry.pair_id: entry for entry in QueueEntry.objects.all()}
+    for pair in Pair.objects.filter(prompt__model=version.model):
+        counted = pair.assignments.filter(is_on_top=False)
+        leased = counted.filter(closed_at=None).count()
+        judged = queries.judgements_standing().filter(assignment__in=counted).count()
+        entry = entries.get(pair.pk)
+        if (leased, overlap - judged) != ((entry.leased, entry.wanted) if entry else (0, 0)):
+            return False
+    return True
 
 
 @pytest.mark.django_db
@@ -262,21 +292,21 @@ class TestJudgementRecord:
     def test_stores_the_completion_that_was_on_the_left(
         self, assignment: Assignment, verdict: str
     ) -> None:
-        judgement = actions.judgement_record(assignment=assignment, verdict=verdict, now=NOW)
+        judgement, _ = actions.judgement_record(assignment=assignment, verdict=verdict, now=NOW)
 
         shown_left = assignment.pair.first if assignment.first_is_left else assignment.pair.second
         assert judgement.winner == shown_left
 
     def test_stores_the_completion_that_was_on_the_right(self, assignment: Assignment) -> None:
-        judgement = actions.judgement_record(assignment=assignment, verdict="right", now=NOW)
+        judgement, _ = actions.judgement_record(assignment=assignment, verdict="right", now=NOW)
 
         assert judgement.winner == assignment.right
 
     @pytest.mark.parametrize("verdict", ["tie", "both_bad", "cannot_judge"])
     def test_stores_no_winner_of_the_others(self, assignment: Assignment, verdict: str) -> None:
-        assert (
-            actions.judgement_record(assignment=assignment, verdict=verdict, now=NOW).winner is None
-        )
+        judgement, _ = actions.judgement_record(assignment=assignment, verdict=verdict, now=NOW)
+
+        assert judgement.winner is None
 
     def test_closes_the_lease_and_takes_the_pair_off_the_queue(
         self, assignment: Assignment
@@ -288,10 +318,13 @@ class TestJudgementRecord:
         assert not QueueEntry.objects.exists()
 
     def test_returns_the_first_judgement_when_repeated(self, assignment: Assignment) -> None:
-        first = actions.judgement_record(assignment=assignment, verdict="left", now=NOW)
-        again = actions.judgement_record(assignment=assignment, verdict="right", now=NOW)
+        first, is_new = actions.judgement_record(assignment=assignment, verdict="left", now=NOW)
+        again, is_new_again = actions.judgement_record(
+            assignment=assignment, verdict="right", now=NOW
+        )
 
         assert first == again
+        assert (is_new, is_new_again) == (True, False)
         assert Judgement.objects.count() == 1
 
     def test_accepts_a_late_one_on_top_of_the_overlap(self, assignment: Assignment) -> None:
@@ -300,7 +333,7 @@ class TestJudgementRecord:
         other = actions.pair_assign(model=model, labeler=factories.UserFactory.create(), now=late)
         actions.judgement_record(assignment=other, verdict="left", now=late)
 
-        judgement = actions.judgement_record(assignment=assignment, verdict="right", now=late)
+        judgement, _ = actions.judgement_record(assignment=assignment, verdict="right", now=late)
 
         assert judgement.is_late
         assert Judgement.objects.count() == 2
@@ -319,10 +352,195 @@ class TestJudgementRecord:
             assert cursor.fetchall() == [("annotate.tasks.pairs_top_up",)]
 
     def test_cannot_be_rewritten(self, assignment: Assignment) -> None:
-        judgement = actions.judgement_record(assignment=assignment, verdict="left", now=NOW)
+        judgement, _ = actions.judgement_record(assignment=assignment, verdict="left", now=NOW)
 
         with pytest.raises(DatabaseError, match="append-only"):
             Judgement.objects.filter(pk=judgement.pk).update(verdict="right")
+
+
+@pytest.mark.django_db
+class TestJudgementUndo:
+    LATER = NOW + timedelta(minutes=1)
+
+    def test_shows_the_same_pair_again_with_the_same_sides(self) -> None:
+        version, (labeler,) = queue(pairs=3)
+        judged = assign(version, labeler)
+        record(judged, "left")
+        assign(version, labeler)
+
+        actions.judgement_undo(assignment=judged, now=self.LATER)
+
+        back = assign(version, labeler, now=self.LATER)
+        assert back == judged
+        assert back.first_is_left == judged.first_is_left
+        assert queries.verdict_taken_back(back) == "left"
+        assert books_balance(version)
+
+    def test_appends_a_revision(self) -> None:
+        version, (labeler,) = queue(pairs=1)
+        judged = assign(version, labeler)
+        record(judged, "left_much")
+
+        actions.judgement_undo(assignment=judged, now=self.LATER)
+
+        rows = Judgement.objects.order_by("revision")
+        assert list(rows.values_list("revision", "verdict", "winner")) == [
+            (1, "left_much", judged.left.pk),
+            (2, "", None),
+        ]
+        assert not queries.judgements_standing().exists()
+
+    def test_takes_another_verdict_afterwards(self) -> None:
+        version, (labeler,) = queue(pairs=1)
+        judged = assign(version, labeler)
+        record(judged, "left")
+        actions.judgement_undo(assignment=judged, now=self.LATER)
+
+        judgement, is_new = record(judged, "right_much", now=self.LATER)
+
+        assert (is_new, judgement.revision, judgement.winner) == (True, 3, judged.right)
+        assert list(queries.judgements_standing()) == [judgement]
+        assert not QueueEntry.objects.exists()
+        assert queries.verdict_taken_back(judged) is None
+
+    def test_twice_is_once(self) -> None:
+        version, (labeler,) = queue(pairs=1)
+        judged = assign(version, labeler)
+        record(judged, "left")
+
+        for _ in range(2):
+            actions.judgement_undo(assignment=judged, now=self.LATER)
+
+        assert Judgement.objects.count() == 2
+        assert books_balance(version)
+
+    def test_changes_nothing_when_nothing_was_said(self) -> None:
+        version, (labeler,) = queue(pairs=1)
+        held = assign(version, labeler)
+
+        actions.judgement_undo(assignment=held, now=self.LATER)
+
+        assert not Judgement.objects.exists()
+        assert books_balance(version)
+
+    def test_goes_back_one_by_one(self) -> None:
+        version, (labeler,) = queue(pairs=3)
+        done = []
+        for _ in range(3):
+            done.append(assign(version, labeler))
+            record(done[-1], "tie", now=NOW + timedelta(seconds=len(done)))
+
+        for step, expected in enumerate(reversed(done)):
+            last = queries.assignment_judged_last(model=version.model, labeler=labeler)
+            assert last == expected
+            actions.judgement_undo(assignment=last, now=self.LATER + timedelta(seconds=step))
+        again = []
+        for _ in done:
+            again.append(assign(version, labeler, now=self.LATER + timedelta(seconds=9)))
+            record(again[-1], "left", now=self.LATER + timedelta(seconds=9))
+
+        # What was taken back last comes first.
+        assert again == done
+
+    def test_gives_nobody_else_the_pair(self) -> None:
+        version, (mine, other) = queue(pairs=1, labelers=2)
+        judged = assign(version, mine)
+        record(judged, "left")
+
+        actions.judgement_undo(assignment=judged, now=self.LATER)
+
+        # It had all its judgements, so the queue had forgotten it.
+        assert list(QueueEntry.objects.values_list("wanted", "leased")) == [(1, 1)]
+        with pytest.raises(actions.QueueEmpty):
+            assign(version, other, now=self.LATER)
+
+    def test_leaves_the_other_labelers_lease_alone(self) -> None:
+        version, (mine, other, third) = queue(pairs=1, labelers=3, overlap=2)
+        judged = assign(version, mine)
+        record(judged, "left")
+        theirs = assign(version, other)
+
+        actions.judgement_undo(assignment=judged, now=self.LATER)
+
+        assert list(QueueEntry.objects.values_list("wanted", "leased")) == [(2, 2)]
+        with pytest.raises(actions.QueueEmpty):
+            assign(version, third, now=self.LATER)
+        record(theirs, "right", now=self.LATER)
+        record(judged, "right", now=self.LATER)
+        assert not QueueEntry.objects.exists()
+
+    def test_is_forgotten_when_the_lease_ends_again(self) -> None:
+        version, (mine, other) = queue(pairs=1, labelers=2)
+        judged = assign(version, mine)
+        record(judged, "left")
+        actions.judgement_undo(assignment=judged, now=self.LATER)
+
+        much_later = self.LATER + timedelta(minutes=31)
+        theirs = assign(version, other, now=much_later)
+
+        assert theirs.pair == judged.pair
+        assert books_balance(version)
+        # Whoever took it back may still judge it, on top.
+        record(judged, "right", now=much_later)
+        record(theirs, "left", now=much_later)
+        assert queries.judgements_standing().count() == 2
+        assert not QueueEntry.objects.exists()
+
+    def test_offers_the_pair_to_the_same_labeler_again_after_the_lease(self) -> None:
+        version, (labeler,) = queue(pairs=1)
+        judged = assign(version, labeler)
+        record(judged, "left")
+        actions.judgement_undo(assignment=judged, now=self.LATER)
+
+        again = assign(version, labeler, now=self.LATER + timedelta(minutes=31))
+
+        assert again == judged
+        assert books_balance(version)
+
+    def test_of_a_late_judgement_takes_the_pair_from_nobody(self) -> None:
+        version, (mine, other, third) = queue(pairs=1, labelers=3)
+        slow = assign(version, mine)
+        late = NOW + timedelta(minutes=31)
+        theirs = assign(version, other, now=late)
+        record(slow, "left", now=late)
+
+        actions.judgement_undo(assignment=slow, now=late)
+
+        assert assign(version, mine, now=late) == slow
+        assert assign(version, other, now=late) == theirs
+        assert list(QueueEntry.objects.values_list("wanted", "leased")) == [(1, 1)]
+        with pytest.raises(actions.QueueEmpty):
+            assign(version, third, now=late)
+        record(theirs, "right", now=late)
+        record(slow, "right_much", now=late)
+        assert queries.judgements_standing().count() == 2
+        assert not QueueEntry.objects.exists()
+
+    def test_of_a_late_judgement_leaves_no_trace_in_the_queue_when_abandoned(self) -> None:
+        version, (mine, other) = queue(pairs=1, labelers=2)
+        slow = assign(version, mine)
+        late = NOW + timedelta(minutes=31)
+        record(assign(version, other, now=late), "tie", now=late)
+        record(slow, "left", now=late)
+        actions.judgement_undo(assignment=slow, now=late)
+
+        actions.leases_release(model=version.model, now=late + timedelta(minutes=31))
+
+        assert not QueueEntry.objects.exists()
+        slow.refresh_from_db()
+        assert slow.closed_at is not None
+
+    def test_may_be_of_what_a_snapshot_holds(self) -> None:
+        version, (labeler,) = queue(pairs=1)
+        judged = assign(version, labeler)
+        judgement, _ = record(judged, "left")
+        item = factories.SnapshotItemFactory.create(pair=judged.pair, judgement_ids=[judgement.pk])
+
+        actions.judgement_undo(assignment=judged, now=self.LATER)
+
+        item.refresh_from_db()
+        assert item.judgement_ids == [judgement.pk]
+        assert not triples.triple_pairs(model=version.model).exists()
 
 
 def in_parallel(count: int, work: object) -> list[object]:
@@ -350,29 +568,69 @@ def in_parallel(count: int, work: object) -> list[object]:
 @pytest.mark.slow
 @pytest.mark.django_db(transaction=True)
 class TestInParallel:
-    def test_eight_labelers_never_get_the_same_pair(self) -> None:
-        version = sampler()
-        waiting(version, 20)
-        labelers = factories.UserFactory.create_batch(8)
+    @pytest.mark.parametrize("overlap", [1, 2])
+    def test_labelers_never_get_a_pair_beyond_its_overlap(self, overlap: int) -> None:
+        version, labelers = queue(pairs=60, labelers=8, overlap=overlap)
 
         def pull(index: int) -> int:
-            taken = 0
-            try:
-                while True:
-                    assignment = actions.pair_assign(
-                        model=version.model, labeler=labelers[index], now=NOW
-                    )
-                    actions.judgement_record(assignment=assignment, verdict="tie", now=NOW)
-                    taken += 1
-            except actions.QueueEmpty:
-                return taken
+            for turn in range(30):
+                try:
+                    assignment = assign(version, labelers[index])
+                except actions.QueueEmpty:
+                    return turn
+                record(assignment, "tie")
+                # Each takes back some; they come again at once.
+                if turn % 7 == index % 7:
+                    actions.judgement_undo(assignment=assignment, now=NOW)
+            return 30
 
-        taken = in_parallel(8, pull)
+        in_parallel(8, pull)
 
-        assert sum(count for count in taken if isinstance(count, int)) == 20
-        assert (
-            Assignment.objects.values("pair").distinct().count() == Assignment.objects.count() == 20
-        )
+        held = Counter(Assignment.objects.values_list("pair", flat=True))
+        assert sum(held.values()) >= 60
+        assert max(held.values()) <= overlap
+        assert books_balance(version)
+
+    def test_fifty_undos_are_one(self) -> None:
+        version, (labeler,) = queue(pairs=1)
+        judged = assign(version, labeler)
+        record(judged, "left")
+
+        in_parallel(50, lambda _: actions.judgement_undo(assignment=judged, now=NOW))
+
+        assert list(Judgement.objects.order_by("pk").values_list("verdict", flat=True)) == [
+            "left",
+            "",
+        ]
+        assert books_balance(version)
+
+    def test_two_labelers_undo_what_completed_a_pair(self) -> None:
+        version, labelers = queue(pairs=1, labelers=2, overlap=2)
+        both = [assign(version, labeler) for labeler in labelers]
+
+        for _ in range(10):
+            in_parallel(2, lambda index: record(both[index], "left"))
+            assert not QueueEntry.objects.exists()
+            in_parallel(2, lambda index: actions.judgement_undo(assignment=both[index], now=NOW))
+            assert books_balance(version)
+
+    def test_verdicts_and_undos_of_one_labeler_leave_the_books_balanced(self) -> None:
+        version, (labeler,) = queue(pairs=2)
+        judged = assign(version, labeler)
+
+        def fumble(index: int) -> None:
+            if index % 3 == 0:
+                record(judged, "left")
+            elif index % 3 == 1:
+                actions.judgement_undo(assignment=judged, now=NOW)
+            else:
+                assign(version, labeler)
+
+        in_parallel(24, fumble)
+
+        assert books_balance(version)
+        revisions = list(Judgement.objects.order_by("revision").values_list("verdict", flat=True))
+        assert revisions == ["left", ""] * (len(revisions) // 2) + ["left"] * (len(revisions) % 2)
 
     def test_fifty_posts_of_one_judgement_make_one_row(self) -> None:
         version = sampler()
@@ -383,7 +641,9 @@ class TestInParallel:
 
         results = in_parallel(
             50,
-            lambda _: actions.judgement_record(assignment=assignment, verdict="left", now=NOW).pk,
+            lambda _: (
+                actions.judgement_record(assignment=assignment, verdict="left", now=NOW)[0].pk
+            ),
         )
 
         assert len(set(results)) == 1

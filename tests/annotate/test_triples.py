@@ -109,11 +109,11 @@ class TestTriplesOf:
     @pytest.mark.parametrize(
         ("first_left", "second_left", "chosen", "target"),
         [
-            # (.98 + .5) / 2
+            # The mean of .98 and .5.
             ("left_much", "tie", "first", 0.74),
-            # (.85 + .02) / 2 = .435
+            # The mean of .85 and .02 is .435.
             ("left", "right_much", "second", 0.565),
-            # (.85 + .15) / 2
+            # The mean of .85 and .15.
             ("left", "right", "first", 0.5),
             ("right_much", "left_much", "first", 0.5),
             # Alone: these say nothing.
@@ -141,7 +141,7 @@ class TestTriplesOf:
 
     def test_takes_three_labelers_who_see_different_sides(self, model: RegisteredModel) -> None:
         pair = factories.PairFactory.create(prompt__model=model)
-        # P(first): .98, .15, .98
+        # The first is better with .98, .15, .98.
         judged(pair, "left_much")
         judged(pair, "left", first_is_left=False)
         judged(pair, "right_much", first_is_left=False)

@@ -1,0 +1,109 @@
+"""The REST API of judging, and the export of triples."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import cast
+from uuid import UUID
+
+from django.contrib.auth.models import User
+from django.db.models import QuerySet
+from django.http import Http404, HttpResponseBase, StreamingHttpResponse
+from django.utils import timezone
+from rest_framework import status
+from rest_framework.renderers import JSONRenderer
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from annotate import actions, queries, triples
+from annotate.api.serializers import AssignmentOut, JudgementIn, JudgementOut, TriplesIn
+from annotate.models import Assignment, Pair
+from models_registry.models import RegisteredModel
+from models_registry.queries import model_of
+from pairloop.lib.api import MemberView
+
+
+class AssignmentsView(MemberView):
+    """The labeler's next pair of a model."""
+
+    def post(self, request: Request, slug: str) -> Response:
+        """Lease a pair, or return the one that is leased to them already; 204 when none waits."""
+        user = _user(request)
+        model = _model_for(user, slug)
+        try:
+            assignment = actions.pair_assign(model=model, labeler=user, now=timezone.now())
+        except actions.QueueEmpty:
+            return Response(status=status.HTTP_204_NO_CONTENT)
+        context = {"guidelines_version": queries.policy_of(model).guidelines_version}
+        answer = AssignmentOut(assignment, context=context)
+        return Response(answer.data, status=status.HTTP_201_CREATED)
+
+
+class JudgementView(MemberView):
+    """What a labeler says about their assignment."""
+
+    def post(self, request: Request, uuid: UUID) -> Response:
+        """Record it; repeated, the answer is what stands."""
+        assignment = _assignment_for(_user(request), uuid)
+        said = JudgementIn(data=request.data)
+        said.is_valid(raise_exception=True)
+        judgement, is_new = actions.judgement_record(
+            assignment=assignment, now=timezone.now(), **said.validated_data
+        )
+        code = status.HTTP_201_CREATED if is_new else status.HTTP_200_OK
+        return Response(JudgementOut(judgement).data, status=code)
+
+    def delete(self, request: Request, uuid: UUID) -> Response:
+        """Take it back; the pair is their next assignment again."""
+        assignment = _assignment_for(_user(request), uuid)
+        actions.judgement_undo(assignment=assignment, now=timezone.now())
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+
+class JSONLRenderer(JSONRenderer):
+    """Lets a client ask for JSON lines by name."""
+
+    media_type = "application/jsonl"
+    format = "jsonl"
+
+
+class TriplesView(APIView):
+    """The triples of a model, as files for trainers have them."""
+
+    renderer_classes = [JSONLRenderer, JSONRenderer]
+
+    def get(self, request: Request, slug: str) -> HttpResponseBase:
+        """Stream one triple a line; those that are ties only when asked for."""
+        model = _model_for(_user(request), slug)
+        asked = TriplesIn(data=request.query_params)
+        asked.is_valid(raise_exception=True)
+        lines = _lines(triples.triple_pairs(model=model), **asked.validated_data)
+        return StreamingHttpResponse(lines, content_type=JSONLRenderer.media_type)
+
+
+def _lines(pairs: QuerySet[Pair, Pair], *, ties: bool, keys: str) -> Iterator[str]:
+    good, bad = keys.split("_")
+    for triple in triples.triples_of(pairs):
+        if ties or triple.target > 0.5:
+            yield json.dumps(triple.line(good=good, bad=bad), ensure_ascii=False) + "\n"
+
+
+def _user(request: Request) -> User:
+    # The permissions let nobody in who is not logged in.
+    return cast(User, request.user)
+
+
+def _model_for(user: User, slug: str) -> RegisteredModel:
+    try:
+        return model_of(user=user, slug=slug)
+    except RegisteredModel.DoesNotExist as missing:
+        raise Http404 from missing
+
+
+def _assignment_for(user: User, uuid: UUID) -> Assignment:
+    try:
+        return queries.assignment_of(labeler=user, uuid=uuid)
+    except Assignment.DoesNotExist as missing:
+        raise Http404 from missing
