@@ -284,6 +284,11 @@ def rounds_due(*, now: datetime) -> list[Round]:
     return started
 
 
+def trigger_set(*, model: RegisteredModel, triples: int) -> None:
+    """Say how many new triples start a round by themselves; 0: none do."""
+    RoundPolicy.objects.update_or_create(model=model, defaults={"trigger_triples": triples})
+
+
 def round_cancel(*, round_: Round, now: datetime) -> None:
     """End a round that still trains; its triples are free again, and its trainer stops within seconds."""
     with transaction.atomic():

@@ -32,3 +32,14 @@ class RoundForm(forms.Form):
     def overrides(self) -> dict[str, Any]:
         """Return the fields that were filled in."""
         return {name: value for name, value in self.cleaned_data.items() if value not in {None, ""}}
+
+
+class TriggerForm(forms.Form):
+    """When rounds start by themselves."""
+
+    trigger_triples = forms.IntegerField(
+        label="Start a round by itself at this many new triples (0: never)",
+        min_value=0,
+        max_value=1_000_000,
+        widget=_number("1"),
+    )

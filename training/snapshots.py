@@ -33,23 +33,10 @@ def file_text(lines: Iterable[Line]) -> str:
 
 
 def _fields(triple: Triple, role: str) -> dict[str, Any]:
-    """Return TRL's conversational keys, the ids as the engine returned them, and where it all came from."""
-    chosen, rejected = triple.chosen, triple.rejected
-    return {
-        "prompt": triple.messages,
-        "chosen": [{"role": "assistant", "content": chosen.text}],
-        "rejected": [{"role": "assistant", "content": rejected.text}],
-        "prompt_ids": triple.prompt_ids,
-        "chosen_ids": chosen.ids,
-        "rejected_ids": rejected.ids,
-        "target": triple.target,
-        "weight": triple.weight,
-        "finish": {"chosen": chosen.finish_reason, "rejected": rejected.finish_reason},
-        "pair": triple.pair_id,
+    """Return what an export has, and the ids that only Pairloop knows."""
+    return triple.line() | {
         "prompt_id": triple.prompt_id,
-        "chosen_completion": chosen.completion_id,
-        "rejected_completion": rejected.completion_id,
-        "versions": {"chosen": chosen.version, "rejected": rejected.version},
-        "judgements": triple.judgement_ids,
+        "chosen_completion": triple.chosen.completion_id,
+        "rejected_completion": triple.rejected.completion_id,
         "role": role,
     }

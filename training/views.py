@@ -15,7 +15,7 @@ from models_registry.queries import model_of
 from pairloop.lib.errors import Refused
 from pairloop.lib.http import Request, render_part
 from training import actions, queries, reports
-from training.forms import RoundForm
+from training.forms import RoundForm, TriggerForm
 from training.models import Round
 
 
@@ -65,6 +65,17 @@ def round_cancel(request: Request, slug: str, number: int) -> HttpResponse:
     return redirect("round", slug, number)
 
 
+@require_POST
+def trigger(request: Request, slug: str) -> HttpResponse:
+    """Say when rounds start by themselves."""
+    model = _model_for(request, slug)
+    form = TriggerForm(request.POST)
+    if not form.is_valid():
+        return _rounds(request, model, RoundForm(), trigger_form=form, status=422)
+    actions.trigger_set(model=model, triples=form.cleaned_data["trigger_triples"])
+    return redirect("rounds", slug)
+
+
 def _model_for(request: Request, slug: str) -> RegisteredModel:
     """Return a model to whoever looks after it; to labelers its rounds do not exist."""
     if not request.user.is_staff:
@@ -88,16 +99,20 @@ def _rounds(
     model: RegisteredModel,
     form: RoundForm,
     *,
+    trigger_form: TriggerForm | None = None,
     refusal: str = "",
     status: int = 200,
 ) -> HttpResponse:
+    policy = queries.policy_of(model)
     context = {
         "model": model,
         "rounds": queries.rounds_of(model),
         "open": queries.round_open(model),
-        "policy": queries.policy_of(model),
+        "policy": policy,
         "waiting": queries.triples_waiting(model),
         "form": form,
+        "trigger_form": trigger_form
+        or TriggerForm(initial={"trigger_triples": policy.trigger_triples}),
         "refusal": refusal,
     }
     return render(request, "training/rounds.html", context, status=status)

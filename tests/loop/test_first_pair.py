@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.loop.conftest import ML_PYTHON, ROOT, Product, token_of
+from tests.loop.product import ML_PYTHON, ROOT, Product, processes_of, token_of
 
 pytestmark = pytest.mark.engine
 
@@ -29,23 +29,6 @@ for name, parameter in model.named_parameters():
         torch.nn.init.normal_(parameter, std=1e-3)
 model.save_pretrained(sys.argv[2])
 """
-
-
-def processes_of(var: Path) -> list[str]:
-    """Return the command lines of processes that mention this state folder, in arguments or environment."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        if int(folder.name) == os.getpid():
-            continue
-        try:
-            # PostgreSQL renames its processes but keeps its working folder.
-            where = str((folder / "cwd").readlink())
-            text = (folder / "environ").read_bytes() + (folder / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if os.fsencode(var) in text or where.startswith(str(var)):
-            found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-    return found
 
 
 class TestFirstPair:
@@ -93,7 +76,7 @@ class TestFirstPair:
             check=True, timeout=120,
         )  # fmt: skip
         # A long state folder has its sockets elsewhere; the command line tells where.
-        command = next(line for line in processes_of(product.var) if "--uds" in line)
+        command = next(iter(processes_of(product.var, naming="--uds").values()))
         engine = command.split("--uds ")[1].split()[0]
 
         done = subprocess.run(
@@ -124,7 +107,8 @@ class TestFirstPair:
                 pytest.fail("the queue does not get empty")
 
             # By now a top-up is under way.
-            os.kill(_worker_of(product.var), signal.SIGKILL)
+            worker = next(iter(processes_of(product.var, naming="worker --queues default")))
+            os.kill(worker, signal.SIGKILL)
 
             product.wait_for(
                 "a pair written after the kill",
@@ -138,7 +122,7 @@ class TestFirstPair:
         product.process.kill()
 
         assert product.process.wait(timeout=10) == -signal.SIGKILL
-        assert _left_after(product.var, seconds=15) == []
+        assert _left_after(product.var, seconds=15) == {}
 
     def test_starts_again_with_everything_that_was_there(self, product: Product) -> None:
         product.start()
@@ -153,23 +137,10 @@ class TestFirstPair:
         product.process.send_signal(signal.SIGINT)
 
         assert product.process.wait(timeout=60) == 0, product.told()
-        assert _left_after(product.var, seconds=10) == []
+        assert _left_after(product.var, seconds=10) == {}
 
 
-def _worker_of(var: Path) -> int:
-    """Return the pid of the worker on this state folder."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (folder / "cmdline").read_bytes()
-            is_ours = os.fsencode(var) in (folder / "environ").read_bytes()
-        except OSError:
-            continue
-        if b"procrastinate\0worker" in command and is_ours:
-            return int(folder.name)
-    raise AssertionError("no worker runs")
-
-
-def _left_after(var: Path, *, seconds: float) -> list[str]:
+def _left_after(var: Path, *, seconds: float) -> dict[int, str]:
     """Return what still runs on a state folder once it is quiet, or when the time is up."""
     deadline = time.monotonic() + seconds
     while processes_of(var) and time.monotonic() < deadline:

@@ -1,0 +1,184 @@
+"""One turn of the wheel, everything real and over HTTP: `make loop`.
+
+Prompts are imported, pairs are judged by a fixed rule (the shorter answer is better), the minute job starts
+the round, v1 is trained, loaded and verified, samples the next pairs, and answers held-out prompts shorter
+than v0. Every wait has a limit; a failure prints what is known.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.loop.product import Api, Product, free_port, token_of
+
+#: Triples that the round waits for.
+TRIPLES = 24
+#: 48 things to be asked about, each in one sentence.
+THINGS = (
+    "rain", "the sea", "a bicycle", "bread", "the moon", "a library", "winter", "a good friend", "music",
+    "a train", "the colour blue", "honey", "a mountain", "sleep", "a garden", "an old clock", "coffee",
+    "a lighthouse", "snow", "a river", "a candle", "the wind", "a kitchen", "a map", "laughter", "a cat",
+    "a bridge", "spring", "a letter", "the desert", "a violin", "an umbrella", "a harbour", "fireflies", "tea",
+    "a market", "a forest", "stars", "a window", "autumn", "a dog", "a lake", "a piano", "the sun", "a ship",
+    "salt", "a poem", "a holiday",
+)  # fmt: skip
+
+
+def main() -> int:
+    """Turn the wheel once; print the last line that people and machines read."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="pairloop-loop-") as folder:
+        product = Product(folder=Path(folder), port=free_port())
+        product.start()
+        try:
+            said = turn(product)
+        except Exception as failure:
+            print(known(product), flush=True)
+            print(f"loop: failed {type(failure).__name__}: {str(failure).splitlines()[0]}")
+            raise
+        finally:
+            product.stop()
+    print(f"loop: ok seconds={time.monotonic() - began:.0f} {said}", flush=True)
+    return 0
+
+
+def turn(product: Product) -> str:
+    """Go once around; return what to tell."""
+    product.wait_for("the page", lambda: product.printed("web ready"), seconds=120)
+    with product.log_in("admin") as admin_client, product.log_in("labeler") as labeler_client:
+        admin, labeler = Api(admin_client), Api(labeler_client)
+        prompts_import(admin)
+        trigger_set(admin_client)
+        pairs = judge_until_enough(product, admin, labeler)
+        round_ = round_wait(product, admin)
+        version_check(admin)
+        pairs += judge_until_v1_wrote(product, admin, labeler)
+    evaluation = round_["evaluation"]
+    shorter, longer = evaluation["shorter"], evaluation["longer"]
+    reward = shorter / (shorter + longer) if shorter + longer else 0.5
+    tell(
+        f"held-out answers: {json.dumps({key: evaluation[key] for key in ('prompts', 'changed', 'shorter', 'longer', 'version', 'parent', 'kl_base')})}"
+    )
+    assert reward > 0.5, f"v1 is not shorter than v0: {evaluation}"
+    assert evaluation["version"]["tokens_mean"] < evaluation["parent"]["tokens_mean"], evaluation
+    return f"pairs={pairs} v1_shorter={reward:.2f}"
+
+
+def prompts_import(admin: Api) -> None:
+    """Import 48 prompts and see that all of them arrive."""
+    lines = [{"prompt": f"Write one sentence about {thing}.", "tags": ["loop"]} for thing in THINGS]
+    report = admin.post("models/demo/prompts/", lines)
+    tell(f"prompts: {report}")
+    assert (report["created"], report["rejected"]) == (48, []), report
+
+
+def trigger_set(admin: httpx.Client) -> None:
+    """Let a round start by itself at TRIPLES new triples, by the form on the rounds' page."""
+    page = admin.get("/models/demo/rounds/")
+    form = {"trigger_triples": TRIPLES, "csrfmiddlewaretoken": token_of(page.text)}
+    answer = admin.post("/models/demo/rounds/trigger/", data=form)
+    assert f"starts by itself at {TRIPLES}" in answer.text, answer.text
+
+
+def judge_until_enough(product: Product, admin: Api, labeler: Api) -> int:
+    """Judge pairs until the round's triples are there; return how many."""
+    pairs = 0
+
+    def enough() -> bool:
+        nonlocal pairs
+        pairs += judge(labeler)
+        found = admin.get("models/demo/rounds/")
+        return found["triples_waiting"] >= TRIPLES or bool(found["rounds"])
+
+    product.wait_for(f"{TRIPLES} triples", enough, seconds=600)
+    tell(f"judged {pairs} pairs")
+    return pairs
+
+
+def judge(labeler: Api) -> int:
+    """Judge the next pair by the rule, if one waits; return how many were judged."""
+    assignment = labeler.post("models/demo/assignments/")
+    if assignment is None:
+        return 0
+    left, right = (len(assignment[side]["text"]) for side in ("left", "right"))
+    verdict = "tie" if left == right else "left" if left < right else "right"
+    body = {"verdict": verdict, "active_ms": 1}
+    labeler.post(f"assignments/{assignment['id']}/judgement/", body)
+    return 1
+
+
+def round_wait(product: Product, admin: Api) -> dict[str, Any]:
+    """Wait for the minute job to start the round, and for the round's end."""
+    product.wait_for(
+        "a round that started by itself",
+        lambda: admin.get("models/demo/rounds/")["rounds"],
+        seconds=120,
+    )
+    told = ""
+
+    def ended() -> bool:
+        nonlocal told
+        found = admin.get("models/demo/rounds/1/")
+        now = f"round 1: {found['state']} {found['stage']}"
+        if now != told:
+            told = now
+            tell(f"{now} {found['progress']:.0%}, {found['eta_s']} s left")
+        return found["state"] not in {"queued", "running", "evaluating"}
+
+    product.wait_for("the end of round 1", ended, seconds=600)
+    found: dict[str, Any] = admin.get("models/demo/rounds/1/")
+    assert found["state"] == "succeeded", found
+    assert found["started_by"] is None
+    assert found["version"] == 1
+    return found
+
+
+def version_check(admin: Api) -> None:
+    """See that v1 is verified and samples, and that nobody but people may make it champion."""
+    version = admin.get("models/demo/versions/1/")
+    assert version["state"] == "verified", version
+    assert sorted(version["aliases"]) == ["challenger", "sampler"], version
+
+
+def judge_until_v1_wrote(product: Product, admin: Api, labeler: Api) -> int:
+    """Judge on until a triple comes from v1; return how many more pairs it took."""
+    pairs = 0
+
+    def wrote() -> bool:
+        nonlocal pairs
+        pairs += judge(labeler)
+        triples = admin.lines("models/demo/triples/?ties=1")
+        return any(1 in triple["versions"].values() for triple in triples)
+
+    product.wait_for("a judged pair that v1 wrote", wrote, seconds=300)
+    return pairs
+
+
+def known(product: Product) -> str:
+    """Return what helps to see why a turn did not end."""
+    logs = product.told()
+    try:
+        with product.log_in("admin") as client:
+            api = Api(client)
+            rounds = api.get("models/demo/rounds/")
+            model = api.get("models/demo/")
+    except Exception as error:  # noqa: BLE001 whatever it is, the logs below matter more
+        return f"{logs}\nthe API does not answer: {error!r}"
+    rates = [line for line in logs.splitlines() if "tokens/s" in line]
+    return "\n".join([logs, f"model: {model}", f"rounds: {rounds}", *rates[-5:]])
+
+
+def tell(line: str) -> None:
+    """Print a line at once."""
+    print(f"loop: {line}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
