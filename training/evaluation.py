@@ -32,8 +32,6 @@ from training.models import Round
 
 logger = logging.getLogger(__name__)
 
-#: Held-out prompts that an evaluation asks; on two cores they take about a minute.
-MOST_PROMPTS = 32
 #: Answers of each prompt as labelers would get them.
 ANSWERS = 4
 #: Changed answers that a round's page shows.
@@ -77,7 +75,7 @@ def _evaluate_when_served(round_: Round, engine: Engine, now: Callable[[], datet
 def evaluate(*, round_: Round, version: ModelVersion, engine: Engine) -> dict[str, Any]:
     """Ask the version, its parent and the base the same held-out prompts and compare. Raises EngineError."""
     began = time.monotonic()
-    prompts = judging.prompts_held_out(round_.model, limit=MOST_PROMPTS)
+    prompts = judging.prompts_held_out(round_.model, limit=settings.EVALUATION_PROMPTS)
     base = registered.version_numbered(model=round_.model, number=0)
     policy = judging.policy_of(round_.model)
     as_judged = Sampling(

@@ -163,8 +163,10 @@ def _next(
     if counts.sampler != counts.champion:
         return (
             "Promote",
-            f"{counts.sampler} writes the pairs, {counts.champion} is the champion. Look at what changed and"
-            " promote it, or judge on.",
+            (
+                f"{counts.sampler} writes the pairs, {counts.champion} is the champion. Look at what"
+                " changed and promote it, or judge on."
+            ),
         )
     if counts.waiting:
         return "Judgements", f"{_waiting(counts.waiting)} to be judged."

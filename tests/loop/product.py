@@ -38,6 +38,8 @@ class Product:
     #: Added to the environment.
     settings: dict[str, str] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
+    #: User name -> password, also of starts before this one.
+    _known: dict[str, str] = field(default_factory=dict)
     _process: subprocess.Popen[str] | None = None
     _reader: threading.Thread | None = None
 
@@ -75,6 +77,7 @@ class Product:
     def start(self) -> None:
         """Start the supervisor and forget the lines of the one before it."""
         self.close()
+        self._known |= self.passwords()
         self.lines = []
         process = subprocess.Popen(
             [sys.executable, "-u", "manage.py", "up"],
@@ -150,7 +153,7 @@ class Product:
             "/login/",
             data={
                 "username": user,
-                "password": self.passwords()[user],
+                "password": (self._known | self.passwords())[user],
                 "csrfmiddlewaretoken": token_of(page.text),
             },
         )

@@ -1,0 +1,284 @@
+from __future__ import annotations
+
+import pytest
+from django.urls import reverse
+from django.utils import timezone
+
+from annotate.models import Split, Verdict
+from tests import factories
+from tests.training.conftest import judge
+from training import actions
+from training.models import Round, RoundAttempt, RoundMetric
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def admin(client):
+    client.force_login(factories.UserFactory(is_staff=True, username="ada"))
+    return client
+
+
+def start(model) -> Round:
+    judge(model, count=2)
+    return actions.round_start(model=model, by=None, now=timezone.now())
+
+
+def page_of(round_: Round) -> str:
+    return reverse("round", args=[round_.model.slug, round_.number])
+
+
+class TestRounds:
+    def test_do_not_exist_for_labelers(self, client, model):
+        membership = factories.MembershipFactory(model=model)
+        client.force_login(membership.user)
+        round_ = start(model)
+
+        paths = ["rounds", "rounds-trigger"]
+        for path in [*(reverse(name, args=[model.slug]) for name in paths), page_of(round_)]:
+            assert client.get(path).status_code in {404, 405}
+            assert client.post(path).status_code in {404, 405}
+        assert client.post(page_of(round_) + "cancel/").status_code == 404
+        assert Round.objects.get().state == Round.State.QUEUED
+
+    def test_say_why_there_is_nothing_to_start(self, admin, model):
+        page = admin.get(reverse("rounds", args=[model.slug])).text
+
+        assert "Judge some pairs" in page
+        assert "None yet." in page
+
+    def test_start_by_button(self, admin, model):
+        judge(model, count=2)
+
+        response = admin.post(reverse("rounds", args=[model.slug]), {"beta": "0.2"}, follow=True)
+
+        round_ = Round.objects.get()
+        assert response.redirect_chain[-1][0] == page_of(round_)
+        assert (round_.started_by.username, round_.spec["loss"]["beta"]) == ("ada", 0.2)
+        assert "2 new triples" in response.text
+
+    def test_lead_the_second_click_to_the_round_of_the_first(self, admin, model):
+        round_ = start(model)
+        judge(model)
+
+        response = admin.post(reverse("rounds", args=[model.slug]), follow=True)
+
+        assert response.redirect_chain[-1][0] == page_of(round_)
+        assert "Round 1 of" in response.text
+        assert Round.objects.count() == 1
+
+    def test_refuse_in_a_sentence(self, admin, model):
+        response = admin.post(reverse("rounds", args=[model.slug]))
+
+        assert response.status_code == 409
+        assert "There is nothing new to train on." in response.text
+
+    def test_show_a_wrong_setting_again(self, admin, model):
+        judge(model)
+
+        response = admin.post(reverse("rounds", args=[model.slug]), {"epochs": "99"})
+
+        assert response.status_code == 422
+        assert "less than or equal to 20" in response.text
+        assert not Round.objects.exists()
+
+    def test_take_a_trigger(self, admin, model):
+        path = reverse("rounds-trigger", args=[model.slug])
+
+        page = admin.post(path, {"trigger_triples": "25"}, follow=True).text
+        assert "starts by itself at 25" in page
+
+        assert admin.post(path, {"trigger_triples": "-1"}).status_code == 422
+        assert "by hand only" in admin.post(path, {"trigger_triples": "0"}, follow=True).text
+
+
+class TestRound:
+    def test_shows_how_far_it_is(self, admin, model):
+        round_ = start(model)
+        attempt = actions.attempt_begin(round_id=round_.pk, worker="here")
+        actions.attempt_heard(
+            attempt=attempt, stage="training", stage_done=4, stage_of=9, progress=0.5, eta_s=80,
+            metrics=[(step, "loss", 0.7 - step / 10) for step in range(1, 5)],
+        )  # fmt: skip
+
+        page = admin.get(page_of(round_)).text
+
+        assert 'value="50"' in page
+        assert "Step 4 of 9." in page
+        assert "about a minute" in page
+        assert "Loss: from 0.6 to 0.3" in page
+        assert 'hx-trigger="every 2s"' in page
+
+    def test_promises_nothing_before_it_knows(self, admin, model):
+        round_ = start(model)
+        actions.attempt_begin(round_id=round_.pk, worker="here")
+
+        assert "measuring how long it takes" in admin.get(page_of(round_)).text
+
+    def test_stops_polling_at_the_end(self, admin, model):
+        round_ = start(model)
+        assert admin.get(page_of(round_), headers={"HX-Request": "true"}).status_code == 200
+
+        admin.post(page_of(round_) + "cancel/")
+
+        part = admin.get(page_of(round_), headers={"HX-Request": "true"})
+        assert part.status_code == 286
+        assert "hx-get" not in part.text
+        assert "<html" not in part.text
+
+    def test_can_be_cancelled_twice(self, admin, model):
+        round_ = start(model)
+
+        pages = [admin.post(page_of(round_) + "cancel/", follow=True) for _ in range(2)]
+
+        assert "cancelled" in pages[0].text
+        assert "there is nothing to cancel" in pages[1].text
+
+    def test_says_why_it_failed_and_what_to_do(self, admin, model):
+        round_ = start(model)
+        attempt = actions.attempt_begin(round_id=round_.pk, worker="here")
+        actions.round_fail(attempt=attempt, code="no_space", why="The disk is full <b>.")
+
+        page = admin.get(page_of(round_)).text
+
+        assert "The disk is full &lt;b&gt;." in page
+        assert "No judgement is lost" in page
+
+    @pytest.mark.parametrize(("held_out", "shown"), [(29, "too few"), (30, "70%")])
+    def test_shows_a_share_only_of_enough_held_out_triples(self, admin, model, held_out, shown):
+        judge(model, count=held_out, split=Split.HOLDOUT, verdict=Verdict.LEFT)
+        round_ = start(model)
+        Round.objects.update(
+            holdout={"pairs": held_out, "before": {"accuracy": 0.5}, "after": {"accuracy": 0.7}}
+        )
+        RoundMetric.objects.create(round=round_, step=1, name="loss", value=0.5)
+
+        assert shown in admin.get(page_of(round_)).text
+
+    def test_shows_what_changed(self, admin, model):
+        round_ = start(model)
+        prompt = factories.PromptFactory(model=model, split=Split.HOLDOUT)
+        before, after = (
+            factories.CompletionFactory(prompt=prompt, text=text)
+            for text in ("Long and winding.", "Short <script>.")
+        )
+        version = factories.ModelVersionFactory(model=model, adapter=True)
+        numbers = {"answers": 8, "tokens_mean": 9.0, "eos_rate": 1.0, "distinct2": 0.5}
+        Round.objects.update(
+            state=Round.State.SUCCEEDED,
+            version=version,
+            evaluation={
+                "prompts": 2, "changed": 1, "shorter": 1, "longer": 0,
+                "examples": [{"before": before.pk, "after": after.pk}],
+                "kl_base": {"k1": 1.5, "k3": 1.4, "answers": 2},
+                "version": numbers | {"tokens_mean": 4.5}, "parent": numbers, "base": numbers,
+                "guardrails": [
+                    {"name": "length", "value": 0.5, "bound": "0.7 to 1.4", "is_kept": False}
+                ],
+            },
+        )  # fmt: skip
+
+        page = admin.get(page_of(round_)).text
+
+        assert "1 of 2 held-out answers changed" in page
+        assert "Long and winding." in page
+        assert "<script>." not in page
+        assert "0.50 of its parent" in page
+        assert "this version does not sample" in page
+
+    def test_costs_the_same_number_of_queries_however_long_it_was(
+        self, admin, model, django_assert_max_num_queries
+    ):
+        round_ = start(model)
+        RoundMetric.objects.bulk_create(
+            RoundMetric(round=round_, step=step, name="loss", value=1 / step)
+            for step in range(1, 200)
+        )
+
+        with django_assert_max_num_queries(12):
+            admin.get(page_of(round_))
+
+
+class TestApi:
+    def path(self, model, rest="") -> str:
+        return f"/api/v1/models/{model.slug}/rounds/{rest}"
+
+    def test_is_closed_to_labelers_and_strangers(self, client, model):
+        assert client.get(self.path(model)).status_code in {401, 403}
+        client.force_login(factories.MembershipFactory(model=model).user)
+
+        answer = client.get(self.path(model))
+
+        assert answer.status_code == 403
+        assert set(answer.json()) == {"detail", "code"}
+
+    def test_starts_tells_and_cancels(self, admin, model):
+        judge(model, count=2)
+
+        made = admin.post(self.path(model), {"epochs": 2}, content_type="application/json")
+        assert (made.status_code, made.json()) == (201, {"number": 1, "state": "queued"})
+
+        told = admin.get(self.path(model, "1/")).json()
+        assert told["triples"] == {"new": 2, "replay": 0}
+        assert (told["progress"], told["eta_s"], told["version"]) == (0.0, None, None)
+
+        again = admin.post(self.path(model), {}, content_type="application/json")
+        assert (again.status_code, again.json()["code"]) == (409, "round_open")
+
+        ended = admin.post(self.path(model, "1/cancel/"))
+        assert ended.json()["state"] == "cancelled"
+        assert admin.post(self.path(model, "1/cancel/")).json()["code"] == "round_ended"
+
+    @pytest.mark.parametrize(
+        ("body", "says"),
+        [({"epochs": 0}, "epochs"), ({"gamma": 1}, "gamma"), ({"ties": "x"}, "ties")],
+    )
+    def test_refuses_what_makes_no_sense(self, admin, model, body, says):
+        judge(model)
+
+        answer = admin.post(self.path(model), body, content_type="application/json")
+
+        assert (answer.status_code, answer.json()["code"]) == (400, "invalid")
+        assert says in answer.json()["detail"]
+
+    def test_knows_no_foreign_round(self, admin, model):
+        assert admin.get(self.path(model, "7/")).json() == {
+            "detail": "Not found.", "code": "not_found",
+        }  # fmt: skip
+
+
+class TestCommand:
+    def test_starts_a_round(self, model, capsys):
+        from django.core.management import call_command  # noqa: PLC0415
+
+        judge(model)
+
+        call_command("round_start", model.slug, "--epochs", "2")
+
+        assert Round.objects.get().spec["epochs"] == 2
+        assert f"/models/{model.slug}/rounds/1/" in capsys.readouterr().out
+
+    @pytest.mark.parametrize("slug", ["nowhere", None])
+    def test_refuses_in_a_sentence(self, model, slug):
+        from django.core.management import CommandError, call_command  # noqa: PLC0415
+
+        with pytest.raises(CommandError, match=r"registered as nowhere|nothing new"):
+            call_command("round_start", slug or model.slug)
+
+
+def test_a_lost_attempt_is_not_shown_as_progress(admin, model):
+    round_ = start(model)
+    RoundAttempt.objects.create(
+        round=round_,
+        number=1,
+        lease_until=timezone.now(),
+        outcome="lost",
+        progress=0.7,
+        stage="training",
+    )
+    actions.attempt_begin(round_id=round_.pk, worker="there")
+
+    page = admin.get(page_of(round_)).text
+
+    assert "Attempt 2" in page
+    assert 'value="0"' in page
