@@ -79,7 +79,7 @@ class QueueEntryAdmin(ReadOnlyAdmin):
 class AssignmentAdmin(ReadOnlyAdmin):
     """Leases."""
 
-    list_display = ["uuid", "labeler", "assigned_at", "expires_at", "closed_at"]
+    list_display = ["uuid", "labeler", "assigned_at", "expires_at", "closed_at", "is_on_top"]
     list_select_related = ["labeler"]
 
 

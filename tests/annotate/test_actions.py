@@ -240,6 +240,15 @@ class TestPairAssign:
         lost.refresh_from_db()
         assert lost.closed_at is not None
 
+    def test_counts_a_lease_once_that_its_labeler_comes_back_to(self) -> None:
+        version, (labeler,) = queue(pairs=1, overlap=2)
+        expired = assign(version, labeler)
+
+        again = assign(version, labeler, now=NOW + timedelta(minutes=31))
+
+        assert again == expired
+        assert list(QueueEntry.objects.values_list("wanted", "leased")) == [(2, 1)]
+
     def test_serves_the_highest_priority_first(self) -> None:
         version = sampler()
         waiting(version, 3)

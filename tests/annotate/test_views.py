@@ -10,7 +10,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from annotate import actions
-from annotate.models import Judgement, QueueEntry, Verdict
+from annotate.models import Assignment, Judgement, QueueEntry, Verdict
 from models_registry.models import RegisteredModel
 from tests.factories import (
     AssignmentFactory,
@@ -78,6 +78,10 @@ def judgement_url(assignment):
     return reverse("judgement", args=[assignment.pair.prompt.model.slug, assignment.uuid])
 
 
+def undo_url(assignment):
+    return reverse("judgement_undo", args=[assignment.pair.prompt.model.slug, assignment.uuid])
+
+
 class TestJudge:
     def test_shows_prompt_answers_and_seven_verdicts(self, visitor, model):
         queued(model, "It is **two**.", "Three.", question="What is one plus one?")
@@ -88,6 +92,14 @@ class TestJudge:
         assert "It is <strong>two</strong>." in page
         assert "Three." in page
         assert re.findall(r'name="verdict"\s+value="(\w+)"', page) == Verdict.values
+
+    def test_names_a_key_for_every_button(self, visitor, model):
+        queued(model)
+
+        page = visitor.get(judge_url(model)).text
+
+        assert re.findall(r'aria-keyshortcuts="(\w)"', page) == list("ASDFGXQZ")
+        assert re.findall(r"<kbd[^>]*>(\w)</kbd>", page) == list("ASDFGXQZ")
 
     def test_folds_what_came_before_the_question(self, visitor, model):
         messages = [
@@ -169,15 +181,20 @@ class TestBlindness:
             adapter.label, adapter.served_name, adapter.sha256, adapter.artifact_path,
             other.version.served_name, other.version.sha256,
             str(mine.pk), str(other.pk), str(pair.pk), str(mine.seed), "321", "0.7311", "lengthy",
-            "train", "sampler", "champion",
+            "train", "sampler", "champion", "round",
         ]  # fmt: skip
 
-        for headers in ({}, HTMX):
-            response = visitor.get(judge_url(model), headers=headers)
-
-            sent = response.serialize().decode()
+        def leaks(headers):
+            sent = visitor.get(judge_url(model), headers=headers).serialize().decode()
             assert "One." in sent
-            assert [secret for secret in secrets if secret in sent] == []
+            return [secret for secret in secrets if secret in sent]
+
+        assert leaks({}) == leaks(HTMX) == []
+        # Nor when the pair comes back.
+        lease = Assignment.objects.get()
+        visitor.post(judgement_url(lease), {"verdict": "left"})
+        visitor.post(undo_url(lease))
+        assert leaks({}) == leaks(HTMX) == []
 
     def test_page_differs_only_by_side(self, visitor, model, labeler):
         # The same two texts swapped leave nothing else that could tell them apart.
@@ -299,6 +316,88 @@ class TestJudgement:
         response = client.post(judgement_url(lease), {"verdict": "left"}, headers=HTMX, follow=True)
 
         assert response["HX-Refresh"] == "true"
+
+
+class TestJudgementUndo:
+    @pytest.fixture
+    def judged(self, visitor, model, labeler):
+        """A pair that the visitor judged; another one waits."""
+        lease = leased(model, labeler, "Mine.", "Yours.")
+        queued(model, "Next left.", "Next right.", question="And next?")
+        visitor.post(judgement_url(lease), {"verdict": "left"})
+        return lease
+
+    def test_is_offered_once_there_is_something_to_undo(self, visitor, model, labeler):
+        lease = leased(model, labeler)
+        queued(model, question="And next?")
+        before = visitor.get(judge_url(model)).text
+        visitor.post(judgement_url(lease), {"verdict": "left"})
+
+        after = visitor.get(judge_url(model)).text
+
+        assert "/undo/" not in before
+        assert f'formaction="{undo_url(lease)}"' in after
+
+    def test_is_offered_while_waiting(self, visitor, model, labeler):
+        lease = leased(model, labeler)
+        visitor.post(judgement_url(lease), {"verdict": "left"})
+
+        page = visitor.get(judge_url(model)).text
+
+        assert "You have judged everything" in page
+        assert f'action="{undo_url(lease)}"' in page
+
+    def test_brings_the_pair_back_and_says_so(self, visitor, model, judged):
+        assert "Next left." in visitor.get(judge_url(model)).text
+
+        response = visitor.post(undo_url(judged))
+
+        assert (response.status_code, response.url) == (302, judge_url(model))
+        page = visitor.get(judge_url(model)).text
+        assert "Mine." in page
+        assert "You took this one back" in page
+        assert Verdict.LEFT.label in page.split("You took this one back")[1].split("</p>")[0]
+
+    def test_says_nothing_of_the_sort_about_other_pairs(self, visitor, model, judged):
+        visitor.post(undo_url(judged))
+        visitor.post(judgement_url(judged), {"verdict": "right"})
+
+        page = visitor.get(judge_url(model)).text
+
+        assert "Next left." in page
+        assert "took this one back" not in page
+
+    def test_needs_no_verdict(self, visitor, model, judged):
+        # What the browser sends along: the form is the verdicts'.
+        visitor.post(undo_url(judged), {"active_ms": "12"})
+
+        assert list(Judgement.objects.order_by("pk").values_list("verdict", flat=True)) == [
+            "left",
+            "",
+        ]
+
+    def test_twice_is_once(self, visitor, model, judged):
+        for _ in range(2):
+            assert visitor.post(undo_url(judged)).status_code == 302
+
+        assert Judgement.objects.count() == 2
+
+    def test_by_get_changes_nothing(self, visitor, model, judged):
+        assert visitor.get(undo_url(judged)).url == judge_url(model)
+
+        assert Judgement.objects.count() == 1
+
+    def test_of_somebody_else_is_not_found(self, client, judged, model):
+        client.force_login(MembershipFactory(model=model).user)
+
+        assert client.post(undo_url(judged)).status_code == 404
+        assert Judgement.objects.count() == 1
+
+    def test_needs_a_token(self, client, judged, labeler):
+        strict = type(client)(enforce_csrf_checks=True)
+        strict.force_login(labeler)
+
+        assert strict.post(undo_url(judged)).status_code == 403
 
 
 READY = {"environment": {"state": "ready"}, "base": {"state": "done"}, "engine": {"state": "ready"}}

@@ -41,6 +41,14 @@ def page(quiet_page, log_in, context, labeler):
     return quiet_page
 
 
+def press(page, key):
+    """Press a key on a pair that was looked at, and wait for what follows."""
+    page.wait_for_timeout(400)
+    page.evaluate("document.querySelector('#judge').dataset.before = ''")
+    page.keyboard.press(key)
+    expect(page.locator("#judge[data-before]")).to_have_count(0)
+
+
 class TestJudge:
     def test_takes_a_login_and_three_verdicts(self, quiet_page, live_server, model, labeler):
         page = quiet_page
@@ -172,6 +180,186 @@ class TestJudge:
             assert box["y"] + box["height"] <= 844
 
 
+class TestKeys:
+    KEYS = {
+        "a": Verdict.LEFT_MUCH,
+        "s": Verdict.LEFT,
+        "d": Verdict.TIE,
+        "f": Verdict.RIGHT,
+        "g": Verdict.RIGHT_MUCH,
+        "x": Verdict.BOTH_BAD,
+        "q": Verdict.CANNOT_JUDGE,
+    }
+
+    def test_judge_ten_pairs_with_every_verdict(self, page, judge_url, model):
+        for number in range(10):
+            queued(model, f"Number {number}?")
+        page.goto(judge_url)
+        keys = "asdfgxqads"
+
+        for key in keys:
+            press(page, key)
+
+        expect(page.get_by_role("heading", level=1)).to_have_text(
+            "You have judged everything that waits"
+        )
+        said = Judgement.objects.order_by("judged_at").values_list("verdict", flat=True)
+        assert list(said) == [self.KEYS[key] for key in keys]
+        for judgement in Judgement.objects.exclude(winner=None):
+            is_left = "left" in judgement.verdict
+            lease = judgement.assignment
+            assert judgement.winner_id == (lease.left if is_left else lease.right).pk
+
+    def test_bring_the_last_pair_back(self, page, judge_url, model):
+        queued(model, "One?")
+        queued(model, "Two?")
+        page.goto(judge_url)
+        first = page.locator(".prompt-text").inner_text()
+        sides = page.locator(".pane-text").all_inner_texts()
+        press(page, "a")
+
+        press(page, "z")
+
+        expect(page.locator(".prompt-text")).to_have_text(first)
+        assert page.locator(".pane-text").all_inner_texts() == sides
+        expect(page.get_by_role("status")).to_contain_text(
+            f"You had said: {Verdict.LEFT_MUCH.label}."
+        )
+        press(page, "g")
+        press(page, "d")
+        # Also when nothing waits any more.
+        press(page, "z")
+        press(page, "z")
+        expect(page.locator(".prompt-text")).to_have_text(first)
+        assert list(Judgement.objects.order_by("pk").values_list("verdict", flat=True)) == [
+            "left_much", "", "right_much", "tie", "", "",
+        ]  # fmt: skip
+
+    def test_undo_at_once_but_judge_nothing_unread(self, page, judge_url, model):
+        queued(model, "One?")
+        queued(model, "Two?")
+        page.goto(judge_url)
+        first = page.locator(".prompt-text").inner_text()
+        # Pressed in the moment in which the next pair is painted.
+        page.evaluate(
+            """() => document.body.addEventListener("htmx:afterSettle", () => {
+              for (const key of ["d", "z"]) {
+                document.body.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+              }
+            }, { once: true })"""
+        )
+
+        page.keyboard.press("a")
+
+        expect(page.get_by_role("status")).to_contain_text("You took this one back")
+        expect(page.locator(".prompt-text")).to_have_text(first)
+        assert not Judgement.objects.filter(verdict="tie").exists()
+
+    @pytest.mark.parametrize(
+        "chord", ["Control+x", "Shift+A", "Alt+d", "Meta+g", "w", "Enter", "1"]
+    )
+    def test_leave_other_keys_alone(self, page, judge_url, model, chord):
+        queued(model, "One?")
+        page.goto(judge_url)
+
+        page.keyboard.press(chord)
+        page.wait_for_timeout(200)
+
+        assert not Judgement.objects.exists()
+
+    def test_are_letters_in_a_text_field(self, page, judge_url, model):
+        queued(model, "One?")
+        page.goto(judge_url)
+        page.evaluate("document.querySelector('.panes').append(document.createElement('textarea'))")
+
+        page.locator("textarea").press_sequentially("as good as")
+
+        expect(page.locator("textarea")).to_have_value("as good as")
+        assert not Judgement.objects.exists()
+
+    def test_count_once_while_held_down(self, page, judge_url, model):
+        for question in ("One?", "Two?", "Three?"):
+            queued(model, question)
+        page.goto(judge_url)
+        first = page.locator(".prompt-text").inner_text()
+
+        # Playwright repeats a key that is down already.
+        for _ in range(20):
+            page.keyboard.down("s")
+            page.wait_for_timeout(30)
+        page.keyboard.up("s")
+
+        expect(page.locator(".prompt-text")).not_to_have_text(first)
+        page.wait_for_timeout(300)
+        assert Judgement.objects.count() == 1
+
+    def test_count_once_while_a_vote_is_under_way(self, page, judge_url, model):
+        for question in ("One?", "Two?", "Three?"):
+            queued(model, question)
+        page.goto(judge_url)
+        first = page.locator(".prompt-text").inner_text()
+        held = []
+
+        def hold(route):
+            held.append(route)
+
+        page.route("**/judge/*/", hold)
+
+        for key in "sdfgxqz":
+            page.keyboard.press(key)
+        expect(verdict(page, Verdict.LEFT.label)).to_be_disabled()
+        (only,) = held
+        only.continue_()
+
+        expect(page.locator(".prompt-text")).not_to_have_text(first)
+        page.wait_for_timeout(300)
+        assert Judgement.objects.get().verdict == Verdict.LEFT
+
+    def test_go_by_place_where_there_are_no_such_letters(self, page, judge_url, model):
+        queued(model, "One?")
+        page.goto(judge_url)
+
+        page.evaluate(
+            """() => document.body.dispatchEvent(
+              new KeyboardEvent("keydown", { key: "\u0444", code: "KeyA", bubbles: true }))"""
+        )
+
+        expect(page.locator(".prompt-text")).to_have_count(0)
+        assert Judgement.objects.get().verdict == Verdict.LEFT_MUCH
+
+    def test_are_on_the_buttons(self, page, judge_url, model):
+        queued(model, "One?")
+        page.goto(judge_url)
+
+        for key, choice in self.KEYS.items():
+            button = verdict(page, choice.label)
+            expect(button).to_have_attribute("aria-keyshortcuts", key.upper())
+            expect(button.locator("kbd")).to_be_visible()
+            expect(button.locator("kbd")).to_have_text(key.upper())
+
+
+class TestTouch:
+    @pytest.fixture
+    def browser_context_args(self, browser_context_args):
+        return browser_context_args | {
+            "has_touch": True, "is_mobile": True, "viewport": {"width": 390, "height": 844},
+        }  # fmt: skip
+
+    def test_shows_no_keys(self, page, judge_url, model):
+        queued(model, "One?")
+        queued(model, "Two?")
+        page.goto(judge_url)
+        first = page.locator(".prompt-text").inner_text()
+
+        verdict(page, Verdict.LEFT.label).tap()
+
+        expect(page.locator(".prompt-text")).not_to_have_text(first)
+        expect(page.locator("kbd").first).to_be_hidden()
+        page.wait_for_timeout(400)
+        page.get_by_role("button", name="Undo").tap()
+        expect(page.locator(".prompt-text")).to_have_text(first)
+
+
 class TestWaiting:
     def test_turns_into_a_pair_by_itself(self, page, judge_url, model):
         page.goto(judge_url)
@@ -198,6 +386,24 @@ class TestWithoutJavaScript:
 
         expect(page.locator(".prompt-text")).not_to_have_text(first)
         assert Judgement.objects.get().verdict == Verdict.RIGHT_MUCH
+
+    def test_undoes_all_the_same(self, page, judge_url, model):
+        queued(model, "One?")
+        queued(model, "Two?")
+        page.goto(judge_url)
+        first = page.locator(".prompt-text").inner_text()
+        verdict(page, Verdict.TIE.label).click()
+        expect(page.locator(".prompt-text")).not_to_have_text(first)
+
+        page.get_by_role("button", name="Undo").click()
+
+        expect(page.locator(".prompt-text")).to_have_text(first)
+        expect(page.get_by_role("status")).to_contain_text("You took this one back")
+        verdict(page, Verdict.LEFT.label).click()
+        verdict(page, Verdict.RIGHT.label).click()
+        # Also when nothing waits any more.
+        page.get_by_role("button", name="Undo my last judgement").click()
+        expect(page.get_by_role("status")).to_contain_text(Verdict.RIGHT.label)
 
     def test_offers_to_reload_while_waiting(self, page, judge_url, model):
         page.goto(judge_url)

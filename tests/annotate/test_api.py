@@ -1,0 +1,375 @@
+from __future__ import annotations
+
+import json
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+from django.db import connections
+from django.test import Client
+from django.utils import timezone
+
+from annotate import actions
+from annotate.models import Assignment, Completion, Judgement, QueueEntry
+from tests import factories
+
+pytestmark = pytest.mark.django_db
+
+BODY = {"verdict": "left", "reasons": ["clearer"], "note": "Shorter.", "active_ms": 1200}
+
+
+@pytest.fixture
+def model():
+    return factories.RegisteredModelFactory()
+
+
+@pytest.fixture
+def labeler(model):
+    return factories.MembershipFactory(model=model).user
+
+
+@pytest.fixture
+def caller(client, labeler):
+    client.force_login(labeler)
+    return client
+
+
+@pytest.fixture
+def admin():
+    client = Client()
+    client.force_login(factories.UserFactory(is_staff=True))
+    return client
+
+
+def leased(model, labeler, *, now=None):
+    """Queue a pair and lease it to somebody."""
+    factories.QueueEntryFactory(pair__prompt__model=model)
+    return actions.pair_assign(model=model, labeler=labeler, now=now or timezone.now())
+
+
+def judgement_url(assignment):
+    return f"/api/v1/assignments/{assignment.uuid}/judgement/"
+
+
+def say(client, assignment, **body):
+    return client.post(judgement_url(assignment), BODY | body, content_type="application/json")
+
+
+class TestAssignments:
+    def ask(self, client, model):
+        return client.post(f"/api/v1/models/{model.slug}/assignments/")
+
+    def test_leases_a_pair(self, caller, model, labeler):
+        messages = [{"role": "user", "content": "Say hello."}]
+        factories.QueueEntryFactory(pair__prompt__model=model, pair__prompt__messages=messages)
+        model.judging_policy.guidelines_version = 4
+        model.judging_policy.save()
+
+        response = self.ask(caller, model)
+
+        assert response.status_code == 201
+        lease = Assignment.objects.get(labeler=labeler)
+        assert response.json() == {
+            "id": str(lease.uuid),
+            "prompt": messages,
+            "left": {"text": lease.left.text},
+            "right": {"text": lease.right.text},
+            "guidelines_version": 4,
+            "expires_at": lease.expires_at.isoformat().replace("+00:00", "Z"),
+        }
+
+    def test_returns_the_lease_that_is_held(self, caller, model):
+        factories.QueueEntryFactory.create_batch(2, pair__prompt__model=model, model=model)
+
+        assert self.ask(caller, model).json() == self.ask(caller, model).json()
+        assert Assignment.objects.count() == 1
+
+    def test_is_empty_when_nothing_waits(self, caller, model):
+        response = self.ask(caller, model)
+
+        assert response.status_code == 204
+        assert response.content == b""
+
+    def test_does_not_find_the_models_of_others(self, caller):
+        stranger = factories.QueueEntryFactory().model
+
+        response = self.ask(caller, stranger)
+
+        assert response.status_code == 404
+        assert response.json()["code"] == "not_found"
+
+    def test_is_open_to_admins(self, admin, model):
+        factories.QueueEntryFactory(pair__prompt__model=model)
+
+        assert self.ask(admin, model).status_code == 201
+
+    def test_refuses_strangers(self, client, model):
+        response = self.ask(client, model)
+
+        assert response.status_code == 403
+        assert response.json()["code"] == "not_authenticated"
+
+    def test_says_nothing_about_who_wrote_what(self, caller, model):
+        adapter = factories.ModelVersionFactory(model=model, adapter=True, number=87_123)
+        prompt = factories.PromptFactory(model=model)
+        mine = factories.CompletionFactory(
+            pk=9_100_001, prompt=prompt, version=adapter, text="One.", seed=777_123,
+            completion_ids=list(range(321)), sampling={"temperature": 0.7311},
+        )  # fmt: skip
+        other = factories.CompletionFactory(
+            pk=9_100_002, prompt=prompt, text="Two.", finish_reason="lengthy"
+        )
+        pair = factories.PairFactory(pk=9_200_001, prompt=prompt, first=mine, second=other)
+        factories.QueueEntryFactory(pair=pair)
+        secrets = [
+            adapter.label, adapter.served_name, adapter.sha256, adapter.artifact_path,
+            other.version.served_name, other.version.sha256, str(mine.pk), str(other.pk),
+            str(pair.pk), str(mine.seed), "321", "0.7311", "lengthy", "train", "sampler",
+            "champion", "round", "version\":87",
+        ]  # fmt: skip
+
+        assigned = self.ask(caller, model)
+        judged = say(caller, Assignment.objects.get())
+
+        for response in (assigned, judged):
+            sent = response.serialize().decode()
+            assert [secret for secret in secrets if secret in sent] == []
+
+
+class TestJudgement:
+    def test_is_recorded(self, caller, model, labeler):
+        lease = leased(model, labeler)
+
+        response = say(caller, lease)
+
+        assert response.status_code == 201
+        judgement = Judgement.objects.get()
+        assert judgement.winner == lease.left
+        assert response.json() == BODY | {
+            "assignment": str(lease.uuid),
+            "revision": 1,
+            "judged_at": judgement.judged_at.isoformat().replace("+00:00", "Z"),
+        }
+
+    def test_needs_no_more_than_a_verdict(self, caller, model, labeler):
+        lease = leased(model, labeler)
+
+        response = caller.post(
+            judgement_url(lease), {"verdict": "tie"}, content_type="application/json"
+        )
+
+        assert response.status_code == 201
+        judgement = Judgement.objects.get()
+        assert (judgement.reasons, judgement.note, judgement.active_ms) == ([], "", 0)
+
+    def test_is_the_same_when_repeated(self, caller, model, labeler):
+        lease = leased(model, labeler)
+        first = say(caller, lease)
+
+        again = say(caller, lease, verdict="right", note="Something else.")
+
+        assert again.status_code == 200
+        assert again.json() == first.json()
+        assert Judgement.objects.count() == 1
+
+    def test_is_kept_when_it_comes_late(self, caller, model, labeler):
+        lease = leased(model, labeler, now=timezone.now() - timedelta(days=2))
+
+        assert say(caller, lease).status_code == 201
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            {"verdict": ""},
+            {"verdict": "best"},
+            {"verdict": None},
+            {"verdict": ["left"]},
+            {"reasons": "clearer"},
+            {"reasons": ["x" * 41]},
+            {"reasons": [{}]},
+            {"note": "a\x00b"},
+            {"note": "\ud800"},
+            {"active_ms": -1},
+            {"active_ms": 2**31},
+            {"active_ms": "soon"},
+        ],
+        ids=str,
+    )
+    def test_is_refused_when_it_makes_no_sense(self, caller, model, labeler, wrong):
+        lease = leased(model, labeler)
+
+        response = say(caller, lease, **wrong)
+
+        assert response.status_code == 400
+        assert response.json()["code"] == "invalid"
+        assert next(iter(wrong)) in response.json()["detail"]
+        assert not Judgement.objects.exists()
+
+    @pytest.mark.parametrize("body", ["", "{", "[]", "7", '"left"', "null"])
+    def test_is_refused_when_it_is_no_object(self, caller, model, labeler, body):
+        lease = leased(model, labeler)
+
+        response = caller.post(judgement_url(lease), body, content_type="application/json")
+
+        assert response.status_code == 400
+        assert set(response.json()) == {"detail", "code"}
+
+    def test_of_somebody_else_is_not_found(self, caller, model):
+        lease = leased(model, factories.UserFactory())
+
+        for response in (say(caller, lease), caller.delete(judgement_url(lease))):
+            assert response.status_code == 404
+        assert not Judgement.objects.exists()
+
+    def test_of_an_admin_is_only_for_their_own(self, admin, model, labeler):
+        assert say(admin, leased(model, labeler)).status_code == 404
+
+    def test_needs_membership_still(self, caller, model, labeler):
+        lease = leased(model, labeler)
+        labeler.memberships.all().delete()
+
+        assert say(caller, lease).status_code == 404
+
+    def test_of_nothing_is_not_found(self, caller):
+        response = say(caller, Assignment(uuid=uuid.uuid4()))
+
+        assert response.status_code == 404
+        assert response.json()["code"] == "not_found"
+
+    def test_is_taken_back(self, caller, model, labeler):
+        lease = leased(model, labeler)
+        say(caller, lease)
+
+        for _ in range(2):
+            response = caller.delete(judgement_url(lease))
+            assert (response.status_code, response.content) == (204, b"")
+
+        assert list(Judgement.objects.order_by("pk").values_list("verdict", flat=True)) == [
+            "left",
+            "",
+        ]
+        again = caller.post(f"/api/v1/models/{model.slug}/assignments/")
+        assert again.json()["id"] == str(lease.uuid)
+
+    def test_may_be_another_one_after_an_undo(self, caller, model, labeler):
+        lease = leased(model, labeler)
+        say(caller, lease)
+        caller.delete(judgement_url(lease))
+
+        response = say(caller, lease, verdict="right")
+
+        assert response.status_code == 201
+        assert (response.json()["verdict"], response.json()["revision"]) == ("right", 3)
+
+
+@pytest.mark.slow
+@pytest.mark.django_db(transaction=True)
+class TestJudgementInParallel:
+    def test_fifty_posts_make_one_row(self):
+        member = factories.MembershipFactory()
+        lease = leased(member.model, member.user)
+
+        def post(index):
+            client = Client()
+            client.force_login(member.user)
+            try:
+                response = say(client, lease, note=f"From number {index}.")
+                return response.status_code, response.json()
+            finally:
+                connections.close_all()
+
+        with ThreadPoolExecutor(16) as pool:
+            answers = list(pool.map(post, range(50)))
+
+        assert Judgement.objects.count() == 1
+        assert sorted(code for code, _ in answers) == [200] * 49 + [201]
+        assert all(body == answers[0][1] for _, body in answers)
+        assert not QueueEntry.objects.exists()
+
+
+class TestTriples:
+    def read(self, client, model, query=""):
+        response = client.get(f"/api/v1/models/{model.slug}/triples/{query}")
+        assert response.status_code == 200
+        assert response["Content-Type"] == "application/jsonl"
+        return [json.loads(line) for line in response.getvalue().decode().splitlines()]
+
+    def judged(self, model, verdict, **completion):
+        prompt = factories.PromptFactory(model=model, tags=["sums"])
+        completions = factories.CompletionFactory.create_batch(2, prompt=prompt, **completion)
+        pair = factories.PairFactory(prompt=prompt, first=completions[0], second=completions[1])
+        return factories.JudgementFactory(assignment__pair=pair, verdict=verdict)
+
+    def test_are_conversations_with_where_they_came_from(self, admin, model):
+        judgement = self.judged(model, "right_much")
+        pair = judgement.assignment.pair
+
+        (line,) = self.read(admin, model)
+
+        assert line == {
+            "prompt": pair.prompt.messages,
+            "chosen": [{"role": "assistant", "content": pair.second.text}],
+            "rejected": [{"role": "assistant", "content": pair.first.text}],
+            "target": 0.98,
+            "weight": 1.0,
+            "tags": ["sums"],
+            "prompt_ids": [1, 2, 3],
+            "chosen_ids": [4, 5, 2],
+            "rejected_ids": [4, 5, 2],
+            "finish": {"chosen": "stop", "rejected": "stop"},
+            "version": {"chosen": 0, "rejected": 0},
+            "pair": pair.pk,
+            "judgements": [judgement.pk],
+        }
+
+    def test_are_good_and_bad_when_asked_for(self, admin, model):
+        self.judged(model, "left")
+
+        (line,) = self.read(admin, model, "?keys=good_bad")
+
+        assert {"prompt", "good", "bad", "good_ids", "bad_ids"} < set(line)
+        assert not {"chosen", "rejected"} & set(line)
+
+    def test_have_ties_only_when_asked_for(self, admin, model):
+        self.judged(model, "tie")
+        self.judged(model, "left")
+
+        assert [line["target"] for line in self.read(admin, model)] == [0.85]
+        assert [line["target"] for line in self.read(admin, model, "?ties=1")] == [0.5, 0.85]
+
+    def test_leave_out_held_out_prompts(self, admin, model):
+        factories.JudgementFactory(
+            assignment__pair__prompt__model=model, assignment__pair__prompt__split="holdout"
+        )
+
+        assert self.read(admin, model) == []
+
+    def test_are_one_a_line_whatever_the_text(self, admin, model):
+        self.judged(model, "left", text="a\nb\u2028c\r\x85d", origin=Completion.Origin.ENGINE)
+
+        response = admin.get(f"/api/v1/models/{model.slug}/triples/")
+
+        body = response.getvalue().decode()
+        assert body.count("\n") == 1
+        assert json.loads(body)["chosen"][0]["content"] == "a\nb\u2028c\r\x85d"
+
+    def test_can_be_asked_for_by_type(self, admin, model):
+        url = f"/api/v1/models/{model.slug}/triples/"
+
+        assert admin.get(url, headers={"Accept": "application/jsonl"}).status_code == 200
+
+    def test_refuse_unknown_keys(self, admin, model):
+        response = admin.get(f"/api/v1/models/{model.slug}/triples/?keys=yes_no")
+
+        assert response.status_code == 400
+        assert json.loads(response.content)["code"] == "invalid"
+
+    def test_are_for_admins(self, caller, model):
+        response = caller.get(f"/api/v1/models/{model.slug}/triples/")
+
+        assert response.status_code == 403
+        assert json.loads(response.content)["code"] == "permission_denied"
+
+    def test_of_no_model_are_not_found(self, admin):
+        assert admin.get("/api/v1/models/nowhere/triples/").status_code == 404
