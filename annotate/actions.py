@@ -63,18 +63,18 @@ class ImportReport:
 
     created: int = 0
     duplicates: int = 0
-    #: (line number from 1, reason as a sentence)
+    #: (line number, reason as a sentence)
     rejected: list[tuple[int, str]] = field(default_factory=list)
 
 
 @transaction.atomic
-def prompts_import(*, model: RegisteredModel, lines: Iterable[Any]) -> ImportReport:
+def prompts_import(*, model: RegisteredModel, lines: Iterable[tuple[int, Any]]) -> ImportReport:
     """Store the good lines and report the bad ones by number; the hash decides each prompt's split."""
     share = queries.policy_of(model).holdout_share
     report = ImportReport()
     known = set(Prompt.objects.filter(model=model).values_list("sha256", flat=True))
     new: list[Prompt] = []
-    for number, raw in enumerate(lines, start=1):
+    for number, raw in lines:
         try:
             line = prompts.parse(raw)
         except prompts.PromptRefused as refused:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,20 @@ class PromptLine:
         """The hex SHA-256 of the messages as canonical JSON; tags do not count."""
         text = json.dumps(self.messages, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def lines_of(text: str) -> Iterator[tuple[int, Any]]:
+    """Yield number and value of each line of JSONL that is not blank.
+
+    A line that is not JSON is passed on as what makes the import say so.
+    """
+    # Not splitlines: a JSON text may hold other line separators, such as U+2028, as they are.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except (ValueError, RecursionError):
+                yield number, NOT_JSON
 
 
 def parse(raw: Any) -> PromptLine:

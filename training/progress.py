@@ -34,7 +34,8 @@ class Progress:
     metrics: list[tuple[int, str, float]] = field(default_factory=list)
     _began: float = 0.0
     _last: float = 0.0
-    _first_of_stage: tuple[float, int] = (0.0, 0)
+    #: When the first completions were scored, and how many.
+    _first_scored: tuple[float, int] | None = None
     _reference_s: float | None = None
     _step_s: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
 
@@ -61,11 +62,13 @@ class Progress:
 
     def _hear_stage(self, stage: str, event: Mapping[str, Any], at: float) -> None:
         done, of = int(event.get("done") or 0), int(event.get("of") or 0)
-        if stage != self.stage:
-            self._first_of_stage = (at, done)
-        elif stage == "reference" and done > self._first_of_stage[1]:
-            began, first = self._first_of_stage
-            self._reference_s = (at - began) / (done - first)
+        if stage == "reference" and done:
+            if self._first_scored is None:
+                # Not counted: the first ones also warm everything up.
+                self._first_scored = (at, done)
+            elif done > self._first_scored[1]:
+                began, first = self._first_scored
+                self._reference_s = (at - began) / (done - first)
         self.stage, self.done, self.of = stage, done, of
 
     def _hear_step(self, event: Mapping[str, Any]) -> None:

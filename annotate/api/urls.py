@@ -7,6 +7,7 @@ from django.urls import path
 from annotate.api import views
 
 urlpatterns = [
+    path("models/<slug:slug>/prompts/", views.PromptsView.as_view(), name="api-prompts"),
     path(
         "models/<slug:slug>/assignments/", views.AssignmentsView.as_view(), name="api-assignments"
     ),

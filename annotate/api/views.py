@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import cast
+from typing import IO, Any, cast
 from uuid import UUID
 
 from django.contrib.auth.models import User
@@ -12,17 +12,59 @@ from django.db.models import QuerySet
 from django.http import Http404, HttpResponseBase, StreamingHttpResponse
 from django.utils import timezone
 from rest_framework import status
+from rest_framework.exceptions import ParseError, ValidationError
+from rest_framework.parsers import BaseParser, JSONParser
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from annotate import actions, queries, triples
+from annotate import actions, prompts, queries, triples
 from annotate.api.serializers import AssignmentOut, JudgementIn, JudgementOut, TriplesIn
 from annotate.models import Assignment, Pair
 from models_registry.models import RegisteredModel
 from models_registry.queries import model_of
 from pairloop.lib.api import MemberView
+
+
+class JSONLParser(BaseParser):
+    """Reads one JSON value a line; what is not JSON is reported by its number, not refused as a whole."""
+
+    media_type = "application/jsonl"
+
+    def parse(
+        self, stream: IO[bytes], media_type: str | None = None, context: object = None
+    ) -> list[tuple[int, Any]]:
+        """Return number and value of each line."""
+        try:
+            return list(prompts.lines_of(stream.read().decode("utf-8-sig")))
+        except UnicodeDecodeError as error:
+            raise ParseError("The body is not UTF-8 text.") from error
+
+
+class PromptsView(APIView):
+    """The prompts of a model."""
+
+    parser_classes = [JSONParser, JSONLParser]
+
+    def post(self, request: Request, slug: str) -> Response:
+        """Import a JSON list or JSON lines; good ones stay whatever the bad ones are."""
+        model = _model_for(_user(request), slug)
+        lines = request.data
+        if request.content_type == JSONParser.media_type:
+            if not isinstance(lines, list):
+                raise ValidationError('Send a list such as [{"prompt": "…"}].')
+            lines = enumerate(lines, start=1)
+        report = actions.prompts_import(model=model, lines=lines)
+        return Response(
+            {
+                "created": report.created,
+                "duplicates": report.duplicates,
+                "rejected": [
+                    {"line": number, "reason": reason} for number, reason in report.rejected
+                ],
+            }
+        )
 
 
 class AssignmentsView(MemberView):

@@ -69,7 +69,7 @@ def seed() -> list[str]:
             registry.member_add(model=model, user=user)
     demo = RegisteredModel.objects.filter(slug=DEMO).first()
     if demo and not Prompt.objects.filter(model=demo).exists():
-        report = annotate.prompts_import(model=demo, lines=starter_prompts())
+        report = annotate.prompts_import(model=demo, lines=enumerate(starter_prompts(), start=1))
         lines.append(f"{report.created} starter prompts for {demo.name}")
     return lines
 

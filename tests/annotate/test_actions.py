@@ -82,16 +82,18 @@ class TestPromptsImport:
         model = factories.RegisteredModelFactory.create()
         lines = [{"prompt": "One."}, {"prompt": "Two."}, {"prompt": "One."}, {"prompt": ""}, 7]
 
-        report = actions.prompts_import(model=model, lines=lines)
+        report = actions.prompts_import(model=model, lines=enumerate(lines, 1))
 
         assert (report.created, report.duplicates) == (2, 1)
         assert [number for number, _ in report.rejected] == [4, 5]
-        assert actions.prompts_import(model=model, lines=lines[:2]).duplicates == 2
+        assert actions.prompts_import(model=model, lines=enumerate(lines[:2], 1)).duplicates == 2
 
     def test_decides_the_split_by_hash(self) -> None:
         model = factories.RegisteredModelFactory.create()
 
-        actions.prompts_import(model=model, lines=[{"prompt": f"Say {n}."} for n in range(200)])
+        actions.prompts_import(
+            model=model, lines=((n, {"prompt": f"Say {n}."}) for n in range(200))
+        )
 
         counts = queries.prompt_counts(model)
         assert counts["train"] + counts["holdout"] == 200

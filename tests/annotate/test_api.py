@@ -11,7 +11,7 @@ from django.test import Client
 from django.utils import timezone
 
 from annotate import actions
-from annotate.models import Assignment, Completion, Judgement, QueueEntry
+from annotate.models import Assignment, Completion, Judgement, Prompt, QueueEntry
 from tests import factories
 
 pytestmark = pytest.mark.django_db
@@ -373,3 +373,47 @@ class TestTriples:
 
     def test_of_no_model_are_not_found(self, admin):
         assert admin.get("/api/v1/models/nowhere/triples/").status_code == 404
+
+
+class TestPrompts:
+    def path(self, model) -> str:
+        return f"/api/v1/models/{model.slug}/prompts/"
+
+    def test_keep_the_good_and_report_the_bad_by_number(self, admin, model):
+        body = [{"prompt": "One?"}, {"prompt": ""}, {"prompt": "One?"}, 7]
+
+        answer = admin.post(self.path(model), body, content_type="application/json")
+
+        assert answer.status_code == 200
+        assert {key: answer.json()[key] for key in ("created", "duplicates")} == {
+            "created": 1, "duplicates": 1,
+        }  # fmt: skip
+        assert [line["line"] for line in answer.json()["rejected"]] == [2, 4]
+
+    def test_come_as_lines_too(self, admin, model):
+        body = '{"prompt": "One?"}\n\nnonsense\n{"prompt": "Two?"}\n'
+
+        answer = admin.post(self.path(model), body, content_type="application/jsonl")
+
+        assert answer.json()["created"] == 2
+        assert answer.json()["rejected"] == [{"line": 3, "reason": "This is not JSON."}]
+
+    @pytest.mark.parametrize(
+        ("body", "kind"),
+        [
+            ('{"prompt": "One?"}', "application/json"),
+            ("[", "application/json"),
+            (b"\xff", "application/jsonl"),
+        ],
+    )
+    def test_refuse_what_is_no_list(self, admin, model, body, kind):
+        answer = admin.post(self.path(model), body, content_type=kind)
+
+        assert answer.status_code == 400
+        assert set(answer.json()) == {"detail", "code"}
+        assert not Prompt.objects.exists()
+
+    def test_come_from_staff_only(self, caller, model):
+        answer = caller.post(self.path(model), [], content_type="application/json")
+
+        assert answer.status_code == 403

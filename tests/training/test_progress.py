@@ -32,9 +32,10 @@ class TestProgress:
 
     def test_guesses_the_steps_from_the_reference_pass(self) -> None:
         # One completion a second: a step of 8 pairs is 16 completions, forward and backward.
-        progress = heard(
-            START, stage("reference", 0, 48, at=110.0), stage("reference", 8, 48, at=118.0)
-        )
+        cold = [stage("reference", 0, 48, at=102.0), stage("reference", 4, 48, at=110.0)]
+        assert heard(START, *cold).seconds_left is None
+
+        progress = heard(START, *cold, stage("reference", 8, 48, at=114.0))
 
         assert progress.step_s == pytest.approx(48)
         assert progress.seconds_left == pytest.approx(40 + 10 * 48 + SAVING_S)

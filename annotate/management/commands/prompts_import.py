@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,26 +35,10 @@ class Command(BaseCommand):
             raise CommandError(
                 f"{options['file']} cannot be read: it is not UTF-8 text. Save it as UTF-8 first."
             ) from error
-        lines = list(_lines(text))
-        report = actions.prompts_import(model=model, lines=(value for _, value in lines))
-        numbers = [number for number, _ in lines]
-        for place, reason in report.rejected:
-            self.stderr.write(f"line {numbers[place - 1]}: {reason}")
+        report = actions.prompts_import(model=model, lines=prompts.lines_of(text))
+        for number, reason in report.rejected:
+            self.stderr.write(f"line {number}: {reason}")
         summary = f"{report.created} created, {report.duplicates} duplicates, {len(report.rejected)} rejected"
         if not report.created and not report.duplicates:
             raise CommandError(f"{summary}: nothing was imported from {options['file']}.")
         self.stdout.write(summary)
-
-
-def _lines(text: str) -> Iterator[tuple[int, Any]]:
-    """Yield number and value of each line that is not blank.
-
-    A line that is not JSON is passed on as what makes the import say so.
-    """
-    # Not splitlines: a JSON text may hold other line separators, such as U+2028, as they are.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except (ValueError, RecursionError):
-                yield number, prompts.NOT_JSON
