@@ -2,13 +2,14 @@
 # The engine on a CPU needs Python 3.11 exactly.
 PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
 
-.PHONY: help run test check lock clean
+.PHONY: help run test check loop lock clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make run    set up what is missing, then serve http://127.0.0.1:8000 until Ctrl-C'
 	@echo 'make test   set up what is missing, then pass every test, Chromium and a real vLLM included'
 	@echo 'make check  static checks and unit tests, about two minutes'
+	@echo 'make loop   one turn of the wheel with everything real, about six minutes'
 	@echo 'make lock   write requirements/*.txt anew from pyproject.toml'
 	@echo 'make clean  delete environments and caches; keeps var/, so no data is lost'
 	@echo 'Another Python: make run PYTHON=python3.11'
@@ -24,6 +25,10 @@ test:
 check:
 	@$(PYTHON) -m pairloop.up.environments check
 	@exec .venv/bin/python -m tests.run check
+
+loop:
+	@$(PYTHON) -m pairloop.up.environments check ml
+	@exec .venv/bin/python -m tests.loop
 
 lock:
 	@$(PYTHON) -m pairloop.up.environments check

@@ -91,9 +91,10 @@ def whole() -> list[Stage]:
         Stage(
             "the journey, with a real engine",
             (*covered, "-m", "engine", "-s", "-p", "no:randomly", "--timeout", "0", "tests/loop"),
-            seconds=900,
+            seconds=1500,
             tests=("tests/loop",),
         ),
+        Stage("one turn of the loop", python("tests.loop"), seconds=1200, tests=("tests/loop",)),
         Stage("combine coverage", python("coverage", "combine", "--quiet")),
         Stage("coverage", python("coverage", "report")),
     ]  # fmt: skip

@@ -123,9 +123,11 @@ def epoch_order(count: int, *, seed: int, epoch: int) -> list[int]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines: an answer may hold other line separators, such as U+2028, as they are.
+        text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise RoundFailed("data_invalid", f"{path.name} cannot be read ({error}).") from error
+    return text.removesuffix("\n").split("\n") if text else []
 
 
 def _triple(given: dict[str, Any], tokeniser: Tokeniser) -> Triple:
