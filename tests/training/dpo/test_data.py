@@ -51,6 +51,11 @@ class TestRead:
         assert found.triples[0] == found.triples[1]
         assert found.tokenised == 1
 
+    def test_takes_line_separators_inside_an_answer(self, tmp_path: Path) -> None:
+        line = json.dumps(tiny.line(1) | {"note": "one\u2028two\x85three"}, ensure_ascii=False)
+
+        assert len(read(tmp_path, line, tiny.line(2)).triples) == 2
+
     def test_ends_an_answer_that_no_engine_finished(self, tmp_path: Path) -> None:
         line = tiny.line(1, chosen_ids=None, finish={"chosen": None, "rejected": "length"})
 

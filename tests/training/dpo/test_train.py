@@ -152,9 +152,8 @@ class TestLearning:
         }
         folder = run(place, snapshot=[LINES[0], other | {"weight": 4.0}], epochs=20, optimizer=FAST)
 
-        last = tiny.events(folder, "step")[-1]
-        assert last["drift_rejected"] > last["drift_chosen"] or last["margin"] > 0
-        assert last["accuracy"] == pytest.approx(4 / 5)
+        # Of five parts of weight four agree; without weights it would be one of two.
+        assert tiny.events(folder, "step")[-1]["accuracy"] == pytest.approx(4 / 5)
 
 
 class TestReference:
