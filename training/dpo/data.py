@@ -123,10 +123,10 @@ def epoch_order(count: int, *, seed: int, epoch: int) -> list[int]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        # Not splitlines: an answer may hold other line separators, such as U+2028, as they are.
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise RoundFailed("data_invalid", f"{path.name} cannot be read ({error}).") from error
+    # Not splitlines(): an answer may hold line separators that JSON does not escape.
     return text.removesuffix("\n").split("\n") if text else []
 
 

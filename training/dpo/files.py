@@ -15,11 +15,16 @@ from typing import Any
 def write(path: Path, content: bytes) -> None:
     """Write a file under a temporary name, fsync it and rename it."""
     draft = path.with_name(path.name + ".draft")
-    with draft.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    try:
+        with draft.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError:
+        # On a full disk the reason why the round failed must still fit.
+        draft.unlink(missing_ok=True)
+        raise
     _folder_sync(path.parent)
 
 
