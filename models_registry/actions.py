@@ -58,6 +58,18 @@ class ReasonMissing(Refused):
     code = "reason_missing"
 
 
+class AliasFollowsPolicy(Refused):
+    """Only champion is moved by hand."""
+
+    code = "alias_follows_policy"
+
+
+class ChampionMoved(Refused):
+    """The champion is another version by now. Look at the history before you roll back."""
+
+    code = "champion_moved"
+
+
 class NothingToRollBack(Refused):
     """The champion never was another version, so there is nothing to roll back to."""
 
@@ -247,14 +259,26 @@ def version_promote(
 
 
 @transaction.atomic
-def version_rollback(*, model: RegisteredModel, by: User, reason: str, now: datetime) -> AliasMove:
+def version_rollback(
+    *,
+    model: RegisteredModel,
+    by: User,
+    reason: str,
+    now: datetime,
+    champion: int | None = None,
+) -> AliasMove:
     """Make the version champion that was it before the last move.
 
-    Raises ReasonMissing, NothingToRollBack, RollbackUnusable.
+    `champion` is the number of the version that the caller takes for the champion: the same request sent
+    twice must not go there and back. Raises ReasonMissing, ChampionMoved, NothingToRollBack,
+    RollbackUnusable.
     """
     if not reason.strip():
         raise ReasonMissing
     locked = _locked(model)
+    at = Alias.objects.filter(model=locked, name=Alias.CHAMPION)
+    if champion is not None and not at.filter(version__number=champion).exists():
+        raise ChampionMoved
     before = queries.champion_before(locked)
     if before is None:
         raise NothingToRollBack

@@ -15,6 +15,8 @@ FILE = "canary.json"
 #: Rows of at most a few hundred tokens are a few kilobytes each.
 SIZE_LIMIT = 4 * 2**20
 MOST_ROWS = 3
+#: Prompt and completion in one question; vLLM reads one less than its longest sequence.
+MOST_TOKENS = 2047
 #: Two implementations in fp32 differ by this much; a smaller effect cannot be told from none.
 FLOOR = 1e-4
 #: The engine may be off by this share of what the adapter changes.
@@ -29,6 +31,18 @@ class Row:
     completion_ids: tuple[int, ...]
     base: tuple[float, ...]
     adapter: tuple[float, ...]
+
+    def cut(self, tokens: int) -> Row:
+        """Return the beginning of it, at most that long. Raises ValueError when the prompt is that long."""
+        room = tokens - len(self.prompt_ids)
+        if room < 1:
+            raise ValueError(f"A prompt in {FILE} is longer than the engine reads.")
+        return Row(
+            prompt_ids=self.prompt_ids,
+            completion_ids=self.completion_ids[:room],
+            base=self.base[:room],
+            adapter=self.adapter[:room],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +74,7 @@ def rows_read(folder: Path) -> tuple[Row, ...]:
 
 def measure(engine: Engine, *, name: str, folder: Path) -> Canary:
     """Ask an engine for the recorded completions and judge its answers. Raises EngineError, ValueError."""
-    rows = rows_read(folder)
+    rows = [row.cut(MOST_TOKENS) for row in rows_read(folder)]
     scored = [
         engine.score(model=name, prompt_ids=row.prompt_ids, completion_ids=row.completion_ids)
         for row in rows

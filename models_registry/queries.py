@@ -159,6 +159,16 @@ def ancestor_verified(version: ModelVersion) -> ModelVersion | None:
     return ancestor
 
 
+def versions_of(model: RegisteredModel) -> QuerySet[ModelVersion]:
+    """Select a model's versions, the newest first, with parent, aliases and where they are served."""
+    return (
+        ModelVersion.objects.select_related("model", "parent")
+        .prefetch_related("aliases", "servings")
+        .filter(model=model)
+        .order_by("-number")
+    )
+
+
 def version_of_alias(*, model: RegisteredModel, name: str) -> ModelVersion:
     """Return the version behind an alias; raises Alias.DoesNotExist before the model is ready."""
     return Alias.objects.select_related("version__model").get(model=model, name=name).version
@@ -180,9 +190,10 @@ def sampler_wanted(*, model: RegisteredModel, policy: str) -> ModelVersion | Non
 
     "latest": the newest verified version that no guardrail stopped; "champion": the champion.
     """
-    verified = model.versions.filter(state=ModelVersion.State.VERIFIED)
     if policy == "champion":
-        return verified.filter(aliases__name=Alias.CHAMPION).first()
+        champion = champion_of(model)
+        return champion if champion and champion.is_verified else None
+    verified = model.versions.filter(state=ModelVersion.State.VERIFIED)
     return next(
         (version for version in verified.order_by("-number") if not guardrails_failed(version)),
         None,
@@ -194,15 +205,28 @@ def guardrails_failed(version: ModelVersion) -> bool:
     return bool(version.metrics.get("guardrails", {}).get("failed"))
 
 
+def champion_of(model: RegisteredModel) -> ModelVersion | None:
+    """Return the champion, None before the model is ready."""
+    return model.versions.filter(aliases__name=Alias.CHAMPION).first()
+
+
 def champion_before(model: RegisteredModel) -> ModelVersion | None:
     """Return the version that was champion before the last move, None when there was none."""
-    last = (
-        AliasMove.objects.select_related("from_version__model")
+    last = _champion_moves(model).first()
+    return last.from_version if last else None
+
+
+def champion_moves(model: RegisteredModel) -> list[AliasMove]:
+    """Return who moved a model's champion where, when and why, the newest first."""
+    return list(_champion_moves(model))
+
+
+def _champion_moves(model: RegisteredModel) -> QuerySet[AliasMove]:
+    return (
+        AliasMove.objects.select_related("from_version__model", "to_version__model", "moved_by")
         .filter(model=model, name=Alias.CHAMPION)
         .order_by("-id")
-        .first()
     )
-    return last.from_version if last else None
 
 
 @dataclass(frozen=True, slots=True)

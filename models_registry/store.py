@@ -33,7 +33,8 @@ SMALL = 2**20
 UNSET = (
     "use_dora", "use_rslora", "use_qalora", "use_bdlora", "lora_bias", "modules_to_save", "layer_replication",
     "alora_invocation_tokens", "rank_pattern", "alpha_pattern", "target_parameters", "trainable_token_indices",
-    "auto_mapping", "exclude_modules", "layers_to_transform",
+    "auto_mapping", "exclude_modules", "layers_to_transform", "arrow_config", "corda_config", "kasa_config",
+    "monteclora_config", "velora_config", "fan_in_fan_out",
 )  # fmt: skip
 DTYPES = {"F32": 4, "F16": 2, "BF16": 2}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.contrib.auth.views import LogoutView
 from django.urls import path
 
-from pairloop.pages import views
+from pairloop.pages import version_views, views
 
 urlpatterns = [
     path("", views.home, name="home"),
@@ -13,4 +13,16 @@ urlpatterns = [
     path("logout/", LogoutView.as_view(), name="logout"),
     path("healthz", views.healthz, name="healthz"),
     path("readyz", views.readyz, name="readyz"),
+    path("models/<slug:slug>/versions/", version_views.versions, name="versions"),
+    path(
+        "models/<slug:slug>/versions/rollback/",
+        version_views.versions_rollback,
+        name="versions-rollback",
+    ),
+    path("models/<slug:slug>/versions/<int:number>/", version_views.version, name="version"),
+    path(
+        "models/<slug:slug>/versions/<int:number>/promote/",
+        version_views.version_promote,
+        name="version-promote",
+    ),
 ]

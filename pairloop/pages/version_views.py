@@ -1,0 +1,143 @@
+"""The versions of a model, and which of them is the champion."""
+
+from __future__ import annotations
+
+from django import forms
+from django.contrib import messages
+from django.http import Http404, HttpResponse
+from django.shortcuts import redirect, render
+from django.utils import timezone
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_http_methods, require_safe
+
+from models_registry import actions
+from models_registry.models import ModelVersion, RegisteredModel
+from models_registry.queries import champion_before, champion_moves, champion_of, model_of
+from pairloop.lib.errors import Refused
+from pairloop.lib.http import Request
+from pairloop.pages import version_queries
+
+
+class ReasonForm(forms.Form):
+    """Why the champion moves. Whether one is given is the action's to say."""
+
+    reason = forms.CharField(max_length=1000, required=False)
+
+
+class RollbackForm(ReasonForm):
+    """A reason, and the champion that the page showed."""
+
+    champion = forms.IntegerField(min_value=0)
+
+
+@never_cache
+@require_safe
+def versions(request: Request, slug: str) -> HttpResponse:
+    """List a model's versions and the history of its champion."""
+    model = _model_for(request, slug)
+    context = {
+        "model": model,
+        "rows": version_queries.version_rows(model),
+        "history": champion_moves(model),
+    }
+    return render(request, "pages/versions.html", context)
+
+
+@never_cache
+@require_safe
+def version(request: Request, slug: str, number: int) -> HttpResponse:
+    """Show everything that is known about one version."""
+    return _page(request, _model_for(request, slug), number)
+
+
+@never_cache
+@require_http_methods(["GET", "HEAD", "POST"])
+def version_promote(request: Request, slug: str, number: int) -> HttpResponse:
+    """Make a version the champion."""
+    model = _model_for(request, slug)
+    row = _row_for(model, number)
+    if request.method != "POST":
+        # A login in between comes back with GET.
+        return redirect("version", slug, number)
+    form = ReasonForm(request.POST)
+    if not form.is_valid():
+        return _page(request, model, number, form=form, status=422)
+    try:
+        actions.version_promote(
+            model=model, version=row.version, by=request.user,
+            reason=form.cleaned_data["reason"], now=timezone.now(),
+        )  # fmt: skip
+    except Refused as refused:
+        return _page(request, model, number, form=form, refused=refused, status=409)
+    messages.success(request, f"{row.version.label} is the champion now.")
+    return redirect("versions", slug)
+
+
+@never_cache
+@require_http_methods(["GET", "HEAD", "POST"])
+def versions_rollback(request: Request, slug: str) -> HttpResponse:
+    """Make the version champion again that it was before."""
+    model = _model_for(request, slug)
+    if request.method != "POST":
+        return redirect("versions", slug)
+    form = RollbackForm(request.POST)
+    if not form.is_valid():
+        return _page(request, model, _champion(model), form=form, status=422)
+    try:
+        move = actions.version_rollback(
+            model=model, champion=form.cleaned_data["champion"], by=request.user,
+            reason=form.cleaned_data["reason"], now=timezone.now(),
+        )  # fmt: skip
+    except Refused as refused:
+        return _page(request, model, _champion(model), form=form, refused=refused, status=409)
+    messages.success(request, f"{move.to_version.label} is the champion again.")
+    return redirect("versions", slug)
+
+
+def _page(
+    request: Request,
+    model: RegisteredModel,
+    number: int,
+    *,
+    form: ReasonForm | None = None,
+    refused: Refused | None = None,
+    status: int = 200,
+) -> HttpResponse:
+    """Render a version; after a refusal with its sentence and what was typed."""
+    row = _row_for(model, number)
+    context = {
+        "model": model,
+        "row": row,
+        "version": row.version,
+        "facts": version_queries.facts(row.version.metrics),
+        "champion": champion_of(model),
+        "before": champion_before(model) if row.is_champion else None,
+        "form": form,
+        "refused": refused,
+    }
+    return render(request, "pages/version.html", context, status=status)
+
+
+def _model_for(request: Request, slug: str) -> RegisteredModel:
+    try:
+        model = model_of(user=request.user, slug=slug)
+    except RegisteredModel.DoesNotExist as missing:
+        raise Http404 from missing
+    # A labeler stays blind, also to there being versions.
+    if not request.user.is_staff:
+        raise Http404
+    return model
+
+
+def _row_for(model: RegisteredModel, number: int) -> version_queries.VersionRow:
+    try:
+        return version_queries.version_row(model=model, number=number)
+    except ModelVersion.DoesNotExist as missing:
+        raise Http404 from missing
+
+
+def _champion(model: RegisteredModel) -> int:
+    champion = champion_of(model)
+    if champion is None:
+        raise Http404
+    return champion.number
