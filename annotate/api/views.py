@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import IO, Any, cast
 from uuid import UUID
 
@@ -34,10 +34,10 @@ class JSONLParser(BaseParser):
 
     def parse(
         self, stream: IO[bytes], media_type: str | None = None, context: object = None
-    ) -> list[tuple[int, Any]]:
-        """Return number and value of each line."""
+    ) -> dict[str, list[tuple[int, Any]]]:
+        """Return number and value of each line, as `lines`."""
         try:
-            return list(prompts.lines_of(stream.read().decode("utf-8-sig")))
+            return {"lines": list(prompts.lines_of(stream.read().decode("utf-8-sig")))}
         except UnicodeDecodeError as error:
             raise ParseError("The body is not UTF-8 text.") from error
 
@@ -50,12 +50,7 @@ class PromptsView(APIView):
     def post(self, request: Request, slug: str) -> Response:
         """Import a JSON list or JSON lines; good ones stay whatever the bad ones are."""
         model = _model_for(_user(request), slug)
-        lines = request.data
-        if request.content_type == JSONParser.media_type:
-            if not isinstance(lines, list):
-                raise ValidationError('Send a list such as [{"prompt": "…"}].')
-            lines = enumerate(lines, start=1)
-        report = actions.prompts_import(model=model, lines=lines)
+        report = actions.prompts_import(model=model, lines=_numbered(request))
         return Response(
             {
                 "created": report.created,
@@ -123,6 +118,16 @@ class TriplesView(APIView):
         asked.is_valid(raise_exception=True)
         lines = _lines(triples.triple_pairs(model=model), **asked.validated_data)
         return StreamingHttpResponse(lines, content_type=JSONLRenderer.media_type)
+
+
+def _numbered(request: Request) -> Iterable[tuple[int, Any]]:
+    """Return number and value of each line of the body, whichever form it came in."""
+    if request.content_type == JSONLParser.media_type:
+        lines: list[tuple[int, Any]] = request.data["lines"]
+        return lines
+    if not isinstance(request.data, list):
+        raise ValidationError('Send a list such as [{"prompt": "…"}].')
+    return enumerate(request.data, start=1)
 
 
 def _lines(pairs: QuerySet[Pair, Pair], *, ties: bool, keys: str) -> Iterator[str]:

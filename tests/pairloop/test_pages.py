@@ -10,6 +10,7 @@ from django.test import Client
 from django.urls import reverse
 
 from annotate.models import Drop, Split
+from models_registry.models import Alias
 from pairloop.pages import queries, views
 from tests.factories import (
     PASSWORD,
@@ -19,6 +20,8 @@ from tests.factories import (
     PromptFactory,
     QueueEntryFactory,
     RegisteredModelFactory,
+    RoundFactory,
+    RoundPolicyFactory,
     UserFactory,
 )
 
@@ -107,7 +110,7 @@ class TestHome:
         response = admin.get("/")
 
         loop = response.context["loops"][0]
-        assert [step.figure for step in loop.steps] == ["3", "1", "1", "", "", ""]
+        assert [step.figure for step in loop.steps] == ["3", "1", "1", "1", "", "v0"]
         assert "2 to train on, 1 held out" in response.text
         assert "1 pair waits" in loop.next_action
         assert "cut off at the token limit" in response.text
@@ -123,9 +126,27 @@ class TestHome:
         for _ in range(5):
             JudgementFactory(assignment__pair__prompt__model=model)
 
-        # Session and user, models, and four for the one loop.
-        with django_assert_max_num_queries(7):
+        # Session and user, models, and eight for the one loop.
+        with django_assert_max_num_queries(11):
             admin.get("/")
+
+    def test_shows_what_waits_for_the_next_round(self, admin):
+        model = RegisteredModelFactory()
+        RoundPolicyFactory(model=model, trigger_triples=40)
+        JudgementFactory(assignment__pair__prompt__model=model)
+
+        page = admin.get("/")
+
+        assert page.context["loops"][0].steps[3].figure == "1/40"
+        assert reverse("rounds", args=[model.slug]) in page.text
+
+    def test_leads_to_the_round_that_is_under_way(self, admin):
+        round_ = RoundFactory(state="running")
+
+        page = admin.get("/")
+
+        assert "Round 1 is under way" in page.text
+        assert reverse("round", args=[round_.model.slug, 1]) in page.text
 
 
 class TestNextAction:
@@ -146,6 +167,14 @@ class TestNextAction:
         RegisteredModelFactory(state="failed", failure="No tokenizer.")
 
         assert "No tokenizer." in self.loop().next_action
+
+    def test_is_to_look_at_a_version_that_samples_and_is_not_champion(self, start):
+        model = RegisteredModelFactory()
+        PromptFactory(model=model)
+        version = ModelVersionFactory(model=model, adapter=True)
+        Alias.objects.filter(model=model, name="sampler").update(version=version)
+
+        assert "v1 writes the pairs, v0 is the champion" in self.loop().next_action
 
     def test_is_to_import_prompts(self, start):
         RegisteredModelFactory()
