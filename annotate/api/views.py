@@ -122,7 +122,7 @@ class TriplesView(APIView):
 
 def _numbered(request: Request) -> Iterable[tuple[int, Any]]:
     """Return number and value of each line of the body, whichever form it came in."""
-    if request.content_type == JSONLParser.media_type:
+    if isinstance(request.data, dict) and request.content_type == JSONLParser.media_type:
         lines: list[tuple[int, Any]] = request.data["lines"]
         return lines
     if not isinstance(request.data, list):

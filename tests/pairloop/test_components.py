@@ -77,7 +77,7 @@ class TestSpecs:
         specs = components.specs(say=print, cluster_lock=None)
 
         names = [spec.name for spec in specs]
-        assert names == ["postgres", "web", "environment", "base", "engine", "worker"]
+        assert names == ["postgres", "web", "environment", "base", "engine", "worker", "trainer"]
         assert all(need in names for spec in specs for need in spec.needs)
 
     def engine_skip(self, settings: LazySettings, url: str) -> str:

@@ -142,6 +142,7 @@ class TestHome:
 
     def test_leads_to_the_round_that_is_under_way(self, admin):
         round_ = RoundFactory(state="running")
+        PromptFactory(model=round_.model)
 
         page = admin.get("/")
 
