@@ -20,7 +20,7 @@ from tests.loop.product import Api, Product, processes_of
 pytestmark = pytest.mark.engine
 
 #: Triples of each round, and epochs: long enough to be killed in the middle.
-TRIPLES, EPOCHS = 8, 10
+TRIPLES, EPOCHS = 8, 4
 #: What runs while a round trains, and how its first process is recognised.
 VICTIMS = {
     "trainer": "-m training.dpo",
