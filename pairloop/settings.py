@@ -73,8 +73,8 @@ TRAINER_NICE = env_int("PAIRLOOP_TRAINER_NICE", default=10)
 #: Seconds after its last sign of life when an attempt at a round counts as dead.
 LEASE_S = env_int("PAIRLOOP_LEASE_SECONDS", default=30, least=5)
 
-#: Held-out prompts that a new version is asked; 32 take a minute or two on two cores.
-EVALUATION_PROMPTS = env_int("PAIRLOOP_EVALUATION_PROMPTS", default=32, least=1)
+#: Held-out prompts that a new version is asked; 24 take a minute or two on two cores.
+EVALUATION_PROMPTS = env_int("PAIRLOOP_EVALUATION_PROMPTS", default=24, least=1)
 
 # --- Web ---------------------------------------------------------------------------------------------
 

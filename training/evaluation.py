@@ -33,7 +33,9 @@ from training.models import Round
 logger = logging.getLogger(__name__)
 
 #: Answers of each prompt as labelers would get them.
-ANSWERS = 4
+ANSWERS = 3
+#: Completions under way at once: what a vLLM of ours samples side by side.
+SEQUENCES = 32
 #: Changed answers that a round's page shows.
 MOST_EXAMPLES = 12
 
@@ -122,7 +124,7 @@ def _answers(
             model=version.served_name, messages=prompt.messages, sampling=sampling
         )
 
-    with ThreadPoolExecutor(max_workers=settings.ENGINE_REQUESTS) as pool:
+    with ThreadPoolExecutor(max_workers=SEQUENCES // sampling.n) as pool:
         for prompt, sampled in pool.map(ask, missing):
             have[prompt.pk] = annotate.completions_of_evaluation_store(
                 prompt=prompt, version=version, sampling=sampling, sampled=sampled

@@ -385,6 +385,7 @@ def _engine() -> processes.Launch:
         socket=listening,
         state=files.private_folder(settings.VAR / "engine"),
         lora_rank=model.lora_rank,
+        lora_target_modules=model.lora_target_modules,
         cores=settings.ENGINE_CORES or engine.cores_available(),
         cache_gib=settings.ENGINE_CACHE_GIB,
         gpu=engine.gpu_present(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 #: vLLM answers nothing longer; prompts and completions share it.
@@ -25,6 +26,7 @@ def launch(
     socket: Path,
     state: Path,
     lora_rank: int,
+    lora_target_modules: Sequence[str],
     cores: str,
     cache_gib: int,
     dtype: str = "float32",
@@ -45,7 +47,7 @@ def launch(
         *(str(python), "-m", "vllm.entrypoints.cli.main", "serve", str(base)),
         *("--uds", str(socket)),
         *("--served-model-name", served_name),
-        *options(lora_rank=lora_rank, dtype=dtype),
+        *options(lora_rank=lora_rank, lora_target_modules=lora_target_modules, dtype=dtype),
     ]
     environment = {
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
@@ -75,7 +77,9 @@ def launch(
     return command, environment
 
 
-def options(*, lora_rank: int, dtype: str = "float32") -> list[str]:
+def options(
+    *, lora_rank: int, lora_target_modules: Sequence[str], dtype: str = "float32"
+) -> list[str]:
     """Return the options that Pairloop relies on, wherever its vLLM runs."""
     return [
         *("--dtype", dtype),
@@ -85,6 +89,9 @@ def options(*, lora_rank: int, dtype: str = "float32") -> list[str]:
         *("--max-loras", str(ADAPTERS_IN_BATCH)),
         *("--max-cpu-loras", str(ADAPTERS_IN_MEMORY)),
         *("--max-lora-rank", str(lora_rank_room(lora_rank))),
+        # Not the head: on a CPU, vLLM 0.32 dies of a prompt's log-probabilities beside another request when
+        # the head may have an adapter, and multiplies by it for every token even when none has one.
+        *("--lora-target-modules", *lora_target_modules),
         # The base's own generation_config.json would change what temperature 1 means.
         *("--generation-config", "vllm"),
         "--disable-uvicorn-access-log",

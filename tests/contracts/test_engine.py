@@ -241,6 +241,27 @@ class TestScore:
 
         assert adapted != pytest.approx(self.score(case, sampled, model=case.base), abs=1e-5)
 
+    def test_disturbs_nobody_else(self, case: Case) -> None:
+        """vLLM 0.32 on a CPU dies of this when its head may have an adapter."""
+        sampled, name = self.greedy(case), _name()
+        case.engine.adapter_load(name=name, path=case.adapter)
+        alone = self.score(case, sampled, model=name)
+
+        with ThreadPoolExecutor(max_workers=8) as pool:
+            beside = [
+                pool.submit(
+                    case.engine.sample,
+                    model=model,
+                    messages=QUESTION,
+                    sampling=types.Sampling(temperature=1, max_tokens=24, seed=seed),
+                )
+                for seed, model in enumerate([case.base, name] * 3)
+            ]
+            scored = [pool.submit(self.score, case, sampled, model=name) for _ in range(4)]
+
+        assert all(len(one.result().completions) == 1 for one in beside)
+        assert all(one.result() == pytest.approx(alone, abs=1e-3) for one in scored)
+
     def test_refuses_a_model_that_is_not_served(self, case: Case) -> None:
         with pytest.raises(types.EngineModelUnknown):
             case.engine.score(model=_name(), prompt_ids=[1], completion_ids=[2])

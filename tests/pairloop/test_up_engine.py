@@ -19,6 +19,7 @@ def launch(**changes: Any) -> tuple[list[str], dict[str, str]]:
         "socket": Path("/p/var/run/engine.sock"),
         "state": Path("/p/var/engine"),
         "lora_rank": 16,
+        "lora_target_modules": ["q_proj", "down_proj"],
         "cores": "0-1",
         "cache_gib": 2,
     }
@@ -61,6 +62,8 @@ class TestLaunch:
 
         assert "--enable-lora" in command
         assert value(command, "--max-lora-rank") == "16"
+        modules = command.index("--lora-target-modules")
+        assert command[modules + 1 : modules + 4] == ["q_proj", "down_proj", "--generation-config"]
         assert environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "1"
 
     def test_samples_from_the_model_as_it_is(self) -> None:

@@ -62,7 +62,7 @@ class TestEvaluate:
 
         found = evaluation.evaluate(round_=round_, version=version, engine=engine)
 
-        assert (found["prompts"], found["version"]["answers"]) == (3, 12)
+        assert (found["prompts"], found["version"]["answers"]) == (3, 9)
         # The fake answers by model and prompt, so everything changed.
         assert found["changed"] == 3
         assert found["parent"] == found["base"]
@@ -81,7 +81,7 @@ class TestEvaluate:
         again = evaluation.evaluate(round_=version.made_by, version=version, engine=engine)
 
         assert len(engine.asked) == asked
-        assert again["version"]["answers"] == 12
+        assert again["version"]["answers"] == 9
 
     def test_says_zero_where_no_prompt_is_held_out(self, model, places):
         judge(model)

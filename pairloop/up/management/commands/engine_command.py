@@ -30,6 +30,9 @@ class Command(BaseCommand):
             "vllm", "serve", str(settings.BASES / version.artifact_path),
             "--served-model-name", version.served_name,
             "--host", "127.0.0.1", "--port", "8001",
-            *engine.options(lora_rank=version.model.lora_rank),
+            *engine.options(
+                lora_rank=version.model.lora_rank,
+                lora_target_modules=version.model.lora_target_modules,
+            ),
         ]  # fmt: skip
         self.stdout.write(f"VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 {shlex.join(served)}")
