@@ -23,6 +23,8 @@ STARTER_PROMPTS = Path("annotate") / "data" / "starter_prompts.jsonl"
 SEED_LOCK = 7_205_901
 #: At temperature 1, a model this small wanders off before its first sentence ends.
 DEMO_TEMPERATURE = 0.7
+#: On a CPU, vLLM's time for an adapter grows with its rank; this is enough for a taste in sentences.
+DEMO_RANK = 8
 #: Forty judgements visibly change a model this small. Its answers are one sentence long, so a preference for
 #: shorter ones may halve them without anything being wrong.
 DEMO_ROUNDS = {
@@ -60,7 +62,9 @@ def seed() -> list[str]:
             lines.append(f"Log in as {name:8} with password {password}  (shown only now)")
     lines.append(RESET)
     if not RegisteredModel.objects.exists():
-        model = registry.model_prepare(slug=DEMO, name="SmolLM2-135M-Instruct", source=DEMO)
+        model = registry.model_prepare(
+            slug=DEMO, name="SmolLM2-135M-Instruct", source=DEMO, lora_rank=DEMO_RANK
+        )
         JudgingPolicy.objects.create(
             model=model, guidelines=GUIDELINES, temperature=DEMO_TEMPERATURE
         )

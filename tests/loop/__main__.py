@@ -35,7 +35,9 @@ def main() -> int:
     """Turn the wheel once; print the last line that people and machines read."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="pairloop-loop-") as folder:
-        product = Product(folder=Path(folder), port=free_port())
+        product = Product(
+            folder=Path(folder), port=free_port(), settings={"PAIRLOOP_EVALUATION_PROMPTS": "16"}
+        )
         product.start()
         try:
             said = turn(product)
@@ -155,7 +157,7 @@ def judge_until_v1_wrote(product: Product, admin: Api, labeler: Api) -> int:
         nonlocal pairs
         pairs += judge(labeler)
         triples = admin.lines("models/demo/triples/?ties=1")
-        return any(1 in triple["versions"].values() for triple in triples)
+        return any(1 in triple["version"].values() for triple in triples)
 
     product.wait_for("a judged pair that v1 wrote", wrote, seconds=300)
     return pairs
