@@ -468,6 +468,13 @@ def _latest(
 # --- Afterwards ----------------------------------------------------------------------------------------
 
 
+def evaluation_heard(*, round_: Round, done: int, of: int) -> None:
+    """Note how many answers of an evaluation are there."""
+    Round.objects.filter(pk=round_.pk, state=Round.State.EVALUATING).update(
+        evaluation={"done": done, "of": of}
+    )
+
+
 @transaction.atomic
 def round_evaluated(*, round_: Round, evaluation: dict[str, Any], now: datetime) -> None:
     """Keep what was measured on the served version, hold it against the guardrails and end the round."""

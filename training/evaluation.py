@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import pairwise
@@ -34,8 +34,8 @@ logger = logging.getLogger(__name__)
 
 #: Answers of each prompt as labelers would get them.
 ANSWERS = 3
-#: Completions under way at once: what a vLLM of ours samples side by side.
-SEQUENCES = 32
+#: Requests under way at once; about what a vLLM of ours samples side by side.
+REQUESTS = 20
 #: Changed answers that a round's page shows.
 MOST_EXAMPLES = 12
 
@@ -70,15 +70,30 @@ def _evaluate_when_served(round_: Round, engine: Engine, now: Callable[[], datet
         actions.round_unservable(round_=round_, why=why)
         return
     if version.state == ModelVersion.State.VERIFIED and version.served_name in engine.models():
-        evaluation = evaluate(round_=round_, version=version, engine=engine)
+        evaluation = evaluate(
+            round_=round_,
+            version=version,
+            engine=engine,
+            tell=lambda done, of: actions.evaluation_heard(round_=round_, done=done, of=of),
+        )
         actions.round_evaluated(round_=round_, evaluation=evaluation, now=now())
 
 
-def evaluate(*, round_: Round, version: ModelVersion, engine: Engine) -> dict[str, Any]:
-    """Ask the version, its parent and the base the same held-out prompts and compare. Raises EngineError."""
+def evaluate(
+    *,
+    round_: Round,
+    version: ModelVersion,
+    engine: Engine,
+    tell: Callable[[int, int], None] = lambda done, of: None,
+) -> dict[str, Any]:
+    """Ask the version, its parent and the base the same held-out prompts and compare. Raises EngineError.
+
+    `tell` hears how many answers of how many are there.
+    """
     began = time.monotonic()
     prompts = judging.prompts_held_out(round_.model, limit=settings.EVALUATION_PROMPTS)
     base = registered.version_numbered(model=round_.model, number=0)
+    parent = round_.parent
     policy = judging.policy_of(round_.model)
     as_judged = Sampling(
         temperature=policy.temperature,
@@ -89,23 +104,29 @@ def evaluate(*, round_: Round, version: ModelVersion, engine: Engine) -> dict[st
     )
     greedy = replace(as_judged, temperature=0.0, top_p=1.0, n=1)
     at_one = replace(as_judged, temperature=1.0, top_p=1.0, n=1)
-    asked: dict[int, dict[str, Answers]] = {}
-    for one in {base.pk: base, round_.parent.pk: round_.parent, version.pk: version}.values():
-        asked[one.pk] = {
-            "as_judged": _answers(engine, one, prompts, as_judged),
-            "greedy": _answers(engine, one, prompts, greedy),
-        }
-    drawn = _answers(engine, version, prompts, at_one)
-    before, after = asked[round_.parent.pk]["greedy"], asked[version.pk]["greedy"]
+    questions = {
+        Question(one, sampling): None
+        for one in (version, parent, base)
+        for sampling in (as_judged, greedy)
+    } | {Question(version, at_one): None}
+    asked = _answers(engine, list(questions), prompts, tell)
     return {
         "prompts": len(prompts),
-        **compared(before, after),
-        "kl_base": _divergence(engine, version, base, drawn),
-        "version": measured(asked[version.pk]["as_judged"]),
-        "parent": measured(asked[round_.parent.pk]["as_judged"]),
-        "base": measured(asked[base.pk]["as_judged"]),
+        **compared(asked[Question(parent, greedy)], asked[Question(version, greedy)]),
+        "kl_base": _divergence(engine, version, base, asked[Question(version, at_one)]),
+        "version": measured(asked[Question(version, as_judged)]),
+        "parent": measured(asked[Question(parent, as_judged)]),
+        "base": measured(asked[Question(base, as_judged)]),
         "seconds": round(time.monotonic() - began, 1),
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Who is asked the prompts, and how."""
+
+    version: ModelVersion
+    sampling: Sampling
 
 
 #: Prompt id -> its completions.
@@ -113,23 +134,53 @@ Answers = dict[int, list[Completion]]
 
 
 def _answers(
-    engine: Engine, version: ModelVersion, prompts: Sequence[Prompt], sampling: Sampling
-) -> Answers:
-    """Return every prompt's answers, from the database where an earlier evaluation left them."""
-    have = judging.completions_of_evaluation(version=version, prompts=prompts, sampling=sampling)
-    missing = [prompt for prompt in prompts if prompt.pk not in have]
+    engine: Engine,
+    questions: Sequence[Question],
+    prompts: Sequence[Prompt],
+    tell: Callable[[int, int], None],
+) -> dict[Question, Answers]:
+    """Return every question's answers, from the database where an earlier evaluation left them.
 
-    def ask(prompt: Prompt) -> tuple[Prompt, Any]:
-        return prompt, engine.sample(
-            model=version.served_name, messages=prompt.messages, sampling=sampling
+    All are asked at once: the longest answer of each would else keep the engine waiting alone.
+    """
+    asked = {
+        question: judging.completions_of_evaluation(
+            version=question.version, prompts=prompts, sampling=question.sampling
         )
-
-    with ThreadPoolExecutor(max_workers=SEQUENCES // sampling.n) as pool:
-        for prompt, sampled in pool.map(ask, missing):
-            have[prompt.pk] = annotate.completions_of_evaluation_store(
-                prompt=prompt, version=version, sampling=sampling, sampled=sampled
-            )
-    return have
+        for question in questions
+    }
+    missing = [
+        (question, prompt)
+        for question in questions
+        for prompt in prompts
+        if prompt.pk not in asked[question]
+    ]
+    of = len(questions) * len(prompts)
+    tell(of - len(missing), of)
+    with ThreadPoolExecutor(max_workers=REQUESTS) as pool:
+        futures = {
+            pool.submit(
+                engine.sample,
+                model=question.version.served_name,
+                messages=prompt.messages,
+                sampling=question.sampling,
+            ): (question, prompt)
+            for question, prompt in missing
+        }
+        try:
+            for number, future in enumerate(as_completed(futures), start=1):
+                question, prompt = futures[future]
+                asked[question][prompt.pk] = annotate.completions_of_evaluation_store(
+                    prompt=prompt,
+                    version=question.version,
+                    sampling=question.sampling,
+                    sampled=future.result(),
+                )
+                tell(of - len(missing) + number, of)
+        finally:
+            # After an error, the rest is not asked for nothing.
+            pool.shutdown(wait=True, cancel_futures=True)
+    return asked
 
 
 def compared(before: Answers, after: Answers) -> dict[str, Any]:
@@ -191,7 +242,7 @@ def _divergence(
             base=engine.score(model=base.served_name, **ids),
         )
 
-    with ThreadPoolExecutor(max_workers=settings.ENGINE_REQUESTS) as pool:
+    with ThreadPoolExecutor(max_workers=REQUESTS) as pool:
         scored = list(pool.map(score, answers))
     return divergence([(one.version, one.base) for one in scored])
 

@@ -255,6 +255,11 @@ class Round(models.Model):
         return self.is_open or self.state == self.State.EVALUATING
 
     @property
+    def is_measured(self) -> bool:
+        """Whether its version answered the held-out prompts."""
+        return "prompts" in self.evaluation
+
+    @property
     def has_failed(self) -> bool:
         """Whether it ended without success, by itself."""
         return self.state == self.State.FAILED

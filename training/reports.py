@@ -145,7 +145,7 @@ def _stages(round_: Round, attempt: RoundAttempt | None) -> tuple[Stage, ...]:
         _stage(
             "Measure on held-out prompts",
             "running" if served else "waiting",
-            "The version, its parent and the base answer the same prompts.",
+            _evaluation_says(round_.evaluation),
         ),
     )
 
@@ -166,6 +166,11 @@ def _trainer_says(attempt: RoundAttempt | None) -> str:
         else ""
     )
     return said + again
+
+
+def _evaluation_says(evaluation: dict[str, Any]) -> str:
+    words = "The version, its parent and the base answer the same prompts."
+    return f"{words} {evaluation['done']} of {evaluation['of']}." if evaluation.get("of") else words
 
 
 def _figures(metrics: dict[str, list[tuple[int, float]]]) -> tuple[Row, ...]:
@@ -194,8 +199,9 @@ def _holdout(round_: Round) -> str:
     pairs = round_.snapshot.holdout_count
     if pairs < queries.LEAST_HOLDOUT:
         return (
-            f"{pairs} held-out {'triple is' if pairs == 1 else 'triples are'} too few to say how often the"
-            f" version prefers the good answer; from {queries.LEAST_HOLDOUT} on it is shown here."
+            f"How often the version prefers the good answer of held-out triples is shown from"
+            f" {queries.LEAST_HOLDOUT} of them on; {pairs or 'none'} {'was' if pairs == 1 else 'were'} judged"
+            " before this round, too few to say."
         )
     before, after = round_.holdout.get("before") or {}, round_.holdout.get("after") or {}
     if "accuracy" not in after:

@@ -27,6 +27,11 @@ class Chart:
         return line(self.points, label=self.title)
 
     @property
+    def first(self) -> float:
+        """The oldest value."""
+        return self.points[0][1]
+
+    @property
     def last(self) -> float:
         """The newest value."""
         return self.points[-1][1]

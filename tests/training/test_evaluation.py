@@ -6,6 +6,7 @@ import pytest
 
 from annotate.models import Completion, Pair, Split
 from models_registry.engine.fake import FakeEngine
+from models_registry.engine.types import EngineFailed
 from models_registry.models import ModelVersion
 from tests import factories
 from tests.models_registry.adapters import adapter_make
@@ -60,8 +61,16 @@ class TestEvaluate:
         version, engine = served
         round_ = version.made_by
 
-        found = evaluation.evaluate(round_=round_, version=version, engine=engine)
+        told: list[tuple[int, int]] = []
+        found = evaluation.evaluate(
+            round_=round_,
+            version=version,
+            engine=engine,
+            tell=lambda *how_far: told.append(how_far),
+        )
 
+        # Five questions to three prompts: parent and base are the same.
+        assert (told[0], told[-1]) == ((0, 15), (15, 15))
         assert (found["prompts"], found["version"]["answers"]) == (3, 9)
         # The fake answers by model and prompt, so everything changed.
         assert found["changed"] == 3
@@ -82,6 +91,24 @@ class TestEvaluate:
 
         assert len(engine.asked) == asked
         assert again["version"]["answers"] == 9
+
+    def test_goes_on_where_an_engine_that_died_left_it(self, model, served):
+        version, engine = served
+        engine.enqueue(*[["a"] * 3] * 2, EngineFailed())
+
+        with pytest.raises(EngineFailed):
+            evaluation.evaluate(round_=version.made_by, version=version, engine=engine)
+        stored = Completion.objects.filter(sampling__use="evaluation").count()
+        told: list[int] = []
+        evaluation.evaluate(
+            round_=version.made_by,
+            version=version,
+            engine=engine,
+            tell=lambda done, of: told.append(done),
+        )
+
+        assert stored > 0
+        assert told[0] > 0
 
     def test_says_zero_where_no_prompt_is_held_out(self, model, places):
         judge(model)
