@@ -37,7 +37,7 @@ ANSWERS = 3
 #: Requests under way at once; about what a vLLM of ours samples side by side.
 REQUESTS = 20
 #: Changed answers that a round's page shows.
-MOST_EXAMPLES = 12
+MOST_EXAMPLES = 6
 
 
 def rounds_evaluate(*, now: Callable[[], datetime]) -> None:
