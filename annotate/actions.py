@@ -38,6 +38,8 @@ from pairloop.lib.errors import Refused
 
 #: Batches of one top-up; what is still missing then is left to the next one, seconds later.
 MOST_BATCHES = 8
+#: Of one prompt's completions in one go; the policy's own bound.
+MOST_PAIRS = 3
 #: The left side is forced once it was used this much more, or less, often in a labeler's last ten.
 SIDE_SLACK = 4
 
@@ -139,7 +141,8 @@ def _next_batch(
     *, model: RegisteredModel, version: ModelVersion, policy: JudgingPolicy
 ) -> list[Prompt]:
     """Choose the prompts to sample next: none when enough pairs wait, only one at the very beginning."""
-    missing = policy.queue_target - queries.queue_length(model)
+    # Pairs of older versions may still wait, but the newest one's weak spots are what people should see.
+    missing = policy.queue_target - queries.queue_length(model, version=version)
     if missing <= 0:
         return []
     requests = -(-missing // policy.pairs_per_prompt)
@@ -212,8 +215,9 @@ def sampled_store(
             first_id=first,
             second_id=second,
             purpose=purpose,
-            # First every prompt's first pair: two of one prompt in a row tire, and colour each other.
-            priority=-rank,
+            # The newest version first; of one version, first every prompt's first pair: two of one prompt
+            # in a row tire, and colour each other.
+            priority=version.number * MOST_PAIRS - rank,
         )
         for rank, (first, second) in enumerate(ids)
     )

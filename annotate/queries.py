@@ -114,9 +114,12 @@ def eval_pairs_are_due(*, model: RegisteredModel, policy: JudgingPolicy) -> bool
     return bool(evals + 1 <= policy.eval_share * (evals + trains))
 
 
-def queue_length(model: RegisteredModel) -> int:
-    """Return how many pairs wait for somebody to judge them."""
-    return QueueEntry.objects.filter(model=model, wanted__gt=F("leased")).count()
+def queue_length(model: RegisteredModel, *, version: ModelVersion | None = None) -> int:
+    """Return how many pairs wait for somebody to judge them, of all versions or of one."""
+    waiting = QueueEntry.objects.filter(model=model, wanted__gt=F("leased"))
+    if version:
+        waiting = waiting.filter(pair__first__version=version)
+    return waiting.count()
 
 
 def top_up_can_wait(model: RegisteredModel) -> bool:

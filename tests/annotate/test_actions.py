@@ -23,7 +23,7 @@ from annotate.models import (
 )
 from models_registry.engine.fake import FakeEngine
 from models_registry.engine.types import EngineFailed
-from models_registry.models import ModelVersion
+from models_registry.models import Alias, ModelVersion
 from tests import factories
 
 NOW = datetime(2026, 1, 5, 12, tzinfo=UTC)
@@ -113,6 +113,20 @@ class TestPairsTopUp:
         assert done.pairs == Pair.objects.count() == QueueEntry.objects.count()
         assert all(asked.n == 4 for _, _, asked in engine.asked)
         assert Completion.objects.count() == 4 * len(engine.asked)
+
+    def test_fills_the_queue_with_the_newest_versions_pairs_and_serves_them_first(self) -> None:
+        version = sampler(queue_target=2, eval_share=0)
+        waiting(version, 2)
+        newer = factories.ModelVersionFactory.create(model=version.model, adapter=True)
+        Alias.objects.filter(model=version.model, name=Alias.SAMPLER).update(version=newer)
+        factories.PromptFactory.create_batch(2, model=version.model, split=Split.TRAIN)
+        engine = FakeEngine(base=newer.served_name)
+
+        assert top_up(newer, engine).pairs >= 2
+
+        labeler = factories.MembershipFactory.create(model=version.model).user
+        served = actions.pair_assign(model=version.model, labeler=labeler, now=NOW)
+        assert served.pair.first.version == newer
 
     def test_asks_nothing_when_enough_pairs_wait(self) -> None:
         version = sampler(queue_target=2)
