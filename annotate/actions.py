@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections import Counter
@@ -31,10 +32,19 @@ from annotate.models import (
     Verdict,
 )
 from models_registry import queries as registry
-from models_registry.engine.types import Engine, Sampled, Sampling
+from models_registry.engine.types import (
+    Engine,
+    EngineError,
+    EngineModelUnknown,
+    EngineRejected,
+    Sampled,
+    Sampling,
+)
 from models_registry.models import Alias, ModelVersion, RegisteredModel
 from pairloop.lib import jobs
 from pairloop.lib.errors import Refused
+
+logger = logging.getLogger(__name__)
 
 #: Batches of one top-up; what is still missing then is left to the next one, seconds later.
 MOST_BATCHES = 8
@@ -184,8 +194,32 @@ def _sample(
                 sampling=sampling,
             )
             asked[future] = prompt, sampling
+        failure: EngineError | None = None
         for future in as_completed(asked):
-            yield *asked[future], future.result()
+            prompt, sampling = asked[future]
+            try:
+                sampled = future.result()
+            except EngineError as error:
+                failure = failure or _prompt_blame(prompt, error)
+            else:
+                yield prompt, sampling, sampled
+        # Only now: the other answers of the batch were worth keeping.
+        if failure:
+            raise failure
+
+
+def _prompt_blame(prompt: Prompt, error: EngineError) -> EngineError | None:
+    """Return an error that is not the prompt's fault; one that is sets the prompt aside."""
+    if not isinstance(error, EngineRejected) or isinstance(error, EngineModelUnknown):
+        return error
+    prompt_refuse(prompt=prompt, why=str(error))
+    return None
+
+
+def prompt_refuse(*, prompt: Prompt, why: str) -> None:
+    """Set a prompt aside that the engine cannot answer; asked again, it would stop everything else."""
+    logger.warning("%s is set aside: %s", prompt, why)
+    Prompt.objects.filter(pk=prompt.pk).update(refusal=why)
 
 
 @transaction.atomic

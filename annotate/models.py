@@ -100,6 +100,8 @@ class Prompt(models.Model):
     sha256 = models.CharField(max_length=64)
     split = models.CharField(max_length=8, choices=Split)
     tags = ArrayField(models.CharField(max_length=50), default=list, blank=True)
+    #: What the engine said when it refused the prompt, say because it is too long; it is not asked again.
+    refusal = models.TextField(blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:

@@ -86,8 +86,7 @@ def _message(raw: Any) -> dict[str, str]:
     content = raw["content"]
     if not isinstance(content, str) or not content.strip():
         raise PromptRefused("A message's content is a text that is not empty.")
-    # PostgreSQL stores neither NUL nor lone surrogates.
-    if "\x00" in content or any("\ud800" <= letter <= "\udfff" for letter in content):
+    if not _is_text(content):
         raise PromptRefused("A message's content has characters that are not text.")
     return {"role": str(raw["role"]), "content": content.strip()}
 
@@ -96,9 +95,14 @@ def _tags(raw: Any) -> list[str]:
     if not isinstance(raw, list) or len(raw) > MOST_TAGS:
         raise PromptRefused(f'"tags" is a list of at most {MOST_TAGS} short texts.')
     tags = [tag.strip() if isinstance(tag, str) else "" for tag in raw]
-    if not all(0 < len(tag) <= 50 and "\x00" not in tag for tag in tags):
+    if not all(0 < len(tag) <= 50 and _is_text(tag) for tag in tags):
         raise PromptRefused("A tag is a text of 1 to 50 characters.")
     return sorted(set(tags))
+
+
+def _is_text(value: str) -> bool:
+    # PostgreSQL stores neither NUL nor lone surrogates.
+    return "\x00" not in value and not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
 def is_held_out(sha256: str, *, share: float) -> bool:

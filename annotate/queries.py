@@ -172,7 +172,7 @@ def prompts_to_sample(
     """Return the prompts that this version has answered least, in random order among equals."""
     answered = Count("completions", filter=Q(completions__version=version))
     return list(
-        Prompt.objects.filter(model=model, split=split)
+        Prompt.objects.filter(model=model, split=split, refusal="")
         .annotate(answered=answered)
         .order_by("answered", "?")[:limit]
     )
@@ -180,7 +180,7 @@ def prompts_to_sample(
 
 def prompts_held_out(model: RegisteredModel, *, limit: int) -> list[Prompt]:
     """Return the same held-out prompts every time, as long as none is added; chosen by their hash."""
-    held_out = Prompt.objects.filter(model=model, split=Split.HOLDOUT)
+    held_out = Prompt.objects.filter(model=model, split=Split.HOLDOUT, refusal="")
     return list(held_out.order_by("sha256")[:limit])
 
 

@@ -13,7 +13,7 @@ from django.db import transaction
 from django.db.models import Max, ProtectedError
 
 from models_registry import bases, canary, queries, store
-from models_registry.engine.types import Engine, EngineError, EngineTimeout, EngineUnreachable
+from models_registry.engine.types import Engine, EngineError, EngineUnreachable
 from models_registry.models import (
     Alias,
     AliasMove,
@@ -26,6 +26,10 @@ from models_registry.store import Artifact
 from pairloop.lib.errors import Refused
 
 logger = logging.getLogger(__name__)
+
+
+#: An engine that lives may fail once for reasons of its own; after this many times it is the version's fault.
+MOST_TRIES = 3
 
 
 class ModelExists(Refused):
@@ -346,7 +350,13 @@ def _adapter_bring(
 ) -> None:
     """Load an adapter, unless a tick that was cut short did, and let it sing."""
     name, folder = version.served_name, store.path_of(version)
-    if not store.artifact_is_whole(version):
+    try:
+        is_whole = store.artifact_is_whole(version)
+    except OSError as error:
+        # That says nothing about the version; a condemned one would never be used again.
+        logger.warning("%s could not be read: %s", version, error)
+        return
+    if not is_whole:
         version_condemn(version=version, now=now)
         return
     try:
@@ -354,7 +364,7 @@ def _adapter_bring(
             engine.adapter_load(name=name, path=str(folder))
         found = canary.measure(engine, name=name, folder=folder)
     except EngineError as error:
-        if not _is_final(error, engine):
+        if not error.permanent and _tries(version, engine_url) < MOST_TRIES:
             logger.warning("%s is not loaded yet: %s", version, error)
             return
         found = canary.Canary(passed=False, note=str(error))
@@ -367,11 +377,12 @@ def _adapter_bring(
     canary_record(version=version, engine_url=engine_url, found=found, now=now)
 
 
-def _is_final(error: EngineError, engine: Engine) -> bool:
-    """Whether an engine that lives will fail like this again, until it is started anew."""
-    if isinstance(error, EngineUnreachable | EngineTimeout):
-        return False
-    return error.permanent or engine.ready()
+def _tries(version: ModelVersion, engine_url: str) -> int:
+    """Count one more attempt at a version on an engine, until it passes or the engine is started anew."""
+    serving, _ = Serving.objects.get_or_create(version=version, engine=engine_url)
+    tries = int(serving.canary.get("tries", 0)) + 1
+    Serving.objects.filter(pk=serving.pk).update(canary={"tries": tries})
+    return tries
 
 
 def _adapter_drop(name: str, engine: Engine) -> None:
@@ -405,25 +416,33 @@ def _loaded(base: ModelVersion, *, engine_url: str, now: datetime) -> None:
         Serving.objects.filter(pk=serving.pk).update(loaded_at=now)
 
 
-@transaction.atomic
 def version_condemn(*, version: ModelVersion, now: datetime) -> None:
     """Mark a version as corrupt for good; its aliases fall back to the newest verified ancestor."""
-    locked = _locked(version.model)
-    if (
-        not locked.versions.filter(pk=version.pk)
-        .exclude(state=ModelVersion.State.CORRUPT)
-        .update(state=ModelVersion.State.CORRUPT)
-    ):
-        return
     logger.error("%s is corrupt: %s is not what was stored", version, store.path_of(version))
+    reason = f"{version.label} is corrupt: its files are not what was stored."
+    _version_drop(version, state=ModelVersion.State.CORRUPT, reason=reason, now=now)
+
+
+def version_retire(*, version: ModelVersion, now: datetime) -> None:
+    """Give up a version that no engine serves as it was trained; its aliases fall back like those of a corrupt one."""
+    reason = f"No engine serves {version.label} as it was trained."
+    _version_drop(version, state=ModelVersion.State.RETIRED, reason=reason, now=now)
+
+
+@transaction.atomic
+def _version_drop(version: ModelVersion, *, state: str, reason: str, now: datetime) -> None:
+    locked = _locked(version.model)
+    gone = [ModelVersion.State.CORRUPT, ModelVersion.State.RETIRED]
+    dropped = locked.versions.filter(pk=version.pk).exclude(state__in=gone).update(state=state)
+    if not dropped:
+        return
     Serving.objects.filter(version=version).update(loaded_at=None)
     ancestor = queries.ancestor_verified(version)
     for alias in Alias.objects.filter(version=version).order_by("name"):
         if ancestor:
             alias_move(
-                model=locked, name=alias.name, version=ancestor, by=None,
-                reason=f"{version.label} is corrupt: its files are not what was stored.", now=now,
-            )  # fmt: skip
+                model=locked, name=alias.name, version=ancestor, by=None, reason=reason, now=now
+            )
 
 
 # --- Members -------------------------------------------------------------------------------------------

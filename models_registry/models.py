@@ -117,7 +117,7 @@ class Membership(models.Model):
 class ModelVersion(models.Model):
     """One servable result. Everything but `state`, `metrics` and `card` is fixed by a trigger.
 
-    State: REGISTERED -> VERIFIED -> RETIRED; any -> CORRUPT.
+    State: REGISTERED -> VERIFIED; either -> RETIRED | CORRUPT.
     """
 
     class Kind(models.TextChoices):

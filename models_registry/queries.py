@@ -81,11 +81,17 @@ def bases_served(names: Sequence[str]) -> list[ModelVersion]:
 def versions_wanted(names: Sequence[str]) -> list[ModelVersion]:
     """Return the adapters that an engine with these served names should have loaded, at most eight.
 
-    Those behind an alias come first, then those that are compared, the newest first among equals.
+    Those behind an alias come first, then those that are compared or wait to be measured against their
+    parent, the newest first among equals.
     """
     models = [base.model_id for base in bases_served(names)]
     compared = Comparison.objects.filter(
         Q(candidate=OuterRef("pk")) | Q(incumbent=OuterRef("pk")), state=Comparison.State.OPEN
+    )
+    unmeasured = ModelVersion.objects.filter(
+        ~Q(metrics__has_key="evaluation"),
+        kind=ModelVersion.Kind.ADAPTER,
+        state__in=[ModelVersion.State.REGISTERED, ModelVersion.State.VERIFIED],
     )
     return list(
         ModelVersion.objects.select_related("model")
@@ -94,7 +100,10 @@ def versions_wanted(names: Sequence[str]) -> list[ModelVersion]:
             is_compared=Exists(compared),
         )
         .filter(
-            Q(is_aliased=True) | Q(is_compared=True),
+            Q(is_aliased=True)
+            | Q(is_compared=True)
+            | Q(pk__in=unmeasured)
+            | Q(pk__in=unmeasured.values("parent")),
             model__in=models,
             kind=ModelVersion.Kind.ADAPTER,
             state__in=[ModelVersion.State.REGISTERED, ModelVersion.State.VERIFIED],
@@ -142,10 +151,10 @@ def _ids(engine_url: str, which: Q) -> set[int]:
 
 
 def canary_failure(version: ModelVersion) -> str:
-    """Say why an engine cannot serve a version as it was trained; empty while none has found so."""
-    if version.is_verified:
-        return ""
-    failed = version.servings.filter(canary__passed=False).order_by("pk").first()
+    """Say why the engine cannot serve a version as it was trained; empty while it has not found so."""
+    failed = version.servings.filter(
+        engine=settings.ENGINE_URL, loaded_at=None, canary__passed=False
+    ).first()
     if failed is None:
         return ""
     return f"The engine does not compute with {version.label} what the trainer did: {failed.canary['note']}"
@@ -186,14 +195,18 @@ def version_numbered(*, model: RegisteredModel, number: int) -> ModelVersion:
 
 
 def sampler_wanted(*, model: RegisteredModel, policy: str) -> ModelVersion | None:
-    """Return the version that a policy lets sample, None when that one is not verified.
+    """Return the version that a policy lets sample, None when none is fit for it.
 
-    "latest": the newest verified version that no guardrail stopped; "champion": the champion.
+    "latest": the newest verified version that no guardrail stopped; "champion": the champion. What failed
+    its check in the engine's present process is passed over, for the champion's nearest good ancestor.
     """
+    failed = _failed_ids()
     if policy == "champion":
-        champion = champion_of(model)
-        return champion if champion and champion.is_verified else None
-    verified = model.versions.filter(state=ModelVersion.State.VERIFIED)
+        found = champion_of(model)
+        while found and (not found.is_verified or found.pk in failed):
+            found = found.parent
+        return found
+    verified = model.versions.filter(state=ModelVersion.State.VERIFIED).exclude(pk__in=failed)
     return next(
         (version for version in verified.order_by("-number") if not guardrails_failed(version)),
         None,

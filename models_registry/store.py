@@ -116,8 +116,19 @@ def artifact_store(staging: Path) -> Artifact:
 
 
 def artifact_is_whole(version: ModelVersion) -> bool:
-    """Whether every byte of a version's artifact is what was stored. Reads it all."""
-    return _holds(path_of(version), version.sha256)
+    """Whether every byte of a version's artifact is what was stored. Reads it all.
+
+    Raises OSError when nobody can tell: the store is not there, or the disk does not answer.
+    """
+    store = Path(settings.VERSIONS)
+    if not store.is_dir():
+        raise FileNotFoundError(f"The store {store} is not there.")
+    path = path_of(version)
+    try:
+        _check_files(path)
+        return hashing.folder_sha256(path) == version.sha256
+    except (ArtifactRefused, FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def _stored_before(staging: Path, note: Path) -> Artifact:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -35,6 +36,8 @@ from training.models import (
     SnapshotItem,
 )
 
+logger = logging.getLogger(__name__)
+
 #: The linear layers of a block that vLLM loads adapters for.
 TARGET_MODULES = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 #: Prompt and completion together; the engine answers nothing longer.
@@ -44,6 +47,8 @@ CHECKPOINT_STEPS = 5
 MOST_FAILED_ATTEMPTS = 3
 #: However they ended; a worker that is killed again and again must not go on for ever.
 MOST_ATTEMPTS = 20
+#: Held-out triples that a round is measured on, the newest ones; each is scored three times.
+MOST_HOLDOUT = 200
 
 
 class RoundOpen(Refused):
@@ -136,6 +141,12 @@ def _startable(model: RegisteredModel) -> None:
         raise RoundOpen(
             f"Round {open_.number} of {model} is under way. Wait until it ends, or cancel it."
         )
+    loading = queries.version_unconfirmed(model)
+    if loading:
+        raise RoundOpen(
+            f"{loading.label} is being loaded into the engine. Wait until it is verified: the next round starts"
+            " from it."
+        )
     unknown = sorted(set(model.lora_target_modules) - TARGET_MODULES)
     if unknown or not model.lora_target_modules:
         raise AdapterUnsupported(
@@ -156,6 +167,7 @@ def _policy_for(model: RegisteredModel, overrides: Mapping[str, Any]) -> RoundPo
         setattr(policy, name, value)
     try:
         policy.clean_fields(exclude=["model"])
+        policy.clean()
         policy.validate_constraints(exclude=["model"])
     except ValidationError as error:
         raise RoundInvalid(" ".join(error.messages)) from error
@@ -224,7 +236,7 @@ def snapshot_take(
         raise NoTriples
     most = round(len(new) * replay_share / (1 - replay_share))
     old = _lines(queries.pairs_to_replay(model, most=most), SnapshotItem.Role.REPLAY)
-    held_out = _lines(triples.triple_pairs(model=model, purpose=Pair.Purpose.EVAL), "holdout")
+    held_out = _lines(queries.pairs_held_out(model, most=MOST_HOLDOUT), "holdout")
     lines = [*new, *old]
     folder = files.private_folder(round_folder(model.slug, number))
     text = snapshots.file_text(lines)
@@ -273,12 +285,11 @@ def rounds_due(*, now: datetime) -> list[Round]:
     """
     started = []
     for policy in queries.policies_triggered():
-        waiting = queries.triples_waiting(policy.model)
         least = policy.trigger_triples + queries.triples_spoilt(policy.model)
-        if waiting < least:
+        if queries.triples_waiting(policy.model) < least:
             continue
         try:
-            started.append(round_start(model=policy.model, by=None, now=now, least_new=1))
+            started.append(round_start(model=policy.model, by=None, now=now, least_new=least))
         except Refused:
             continue  # Somebody was faster, or it is not ready; the next minute looks again.
     return started
@@ -296,6 +307,10 @@ def round_cancel(*, round_: Round, now: datetime) -> None:
             pk=round_.pk, state__in=[Round.State.QUEUED, Round.State.RUNNING]
         ).update(state=Round.State.CANCELLED, ended_at=now)
         if not ended:
+            if Round.objects.filter(pk=round_.pk, state=Round.State.EVALUATING).exists():
+                raise RoundEnded(
+                    "Its version is registered already and is only being measured; there is nothing to cancel."
+                )
             raise RoundEnded
         RoundAttempt.objects.filter(round=round_, outcome="").update(
             outcome=RoundAttempt.Outcome.CANCELLED, ended_at=now
@@ -364,6 +379,7 @@ def attempt_lose(*, attempt: RoundAttempt, why: str) -> None:
 @transaction.atomic
 def attempt_fail(*, attempt: RoundAttempt, why: str) -> None:
     """Note that the trainer died without a word; after the third time the round has failed."""
+    _lock(attempt)
     failed = _held(attempt).update(outcome=RoundAttempt.Outcome.FAILED, ended_at=Now(), failure=why)
     if not failed:
         return
@@ -383,6 +399,7 @@ def attempt_fail(*, attempt: RoundAttempt, why: str) -> None:
 @transaction.atomic
 def round_fail(*, attempt: RoundAttempt, code: str, why: str) -> None:
     """End a round for a reason that the trainer named; trying again would end the same way."""
+    _lock(attempt)
     if _held(attempt).update(outcome=RoundAttempt.Outcome.FAILED, ended_at=Now(), failure=why):
         _round_fail(attempt.round_id, code=code, why=why)
 
@@ -401,6 +418,7 @@ def round_finish(
 
     The attempt's token is the fence: whoever lost the lease updates no row.
     """
+    _lock(attempt)
     published = _held(attempt).update(
         outcome=RoundAttempt.Outcome.PUBLISHED, ended_at=Now(), progress=1, eta_s=0, stage="done"
     )
@@ -434,6 +452,11 @@ def rounds_sweep() -> int:
     for round_ in abandoned:
         tasks.round_defer(round_.pk)
     return len(abandoned)
+
+
+def _lock(attempt: RoundAttempt) -> None:
+    """Lock the round before its attempt, as everybody does."""
+    Round.objects.select_for_update().get(pk=attempt.round_id)
 
 
 def _held(attempt: RoundAttempt) -> Any:
@@ -478,9 +501,7 @@ def evaluation_heard(*, round_: Round, done: int, of: int) -> None:
 @transaction.atomic
 def round_evaluated(*, round_: Round, evaluation: dict[str, Any], now: datetime) -> None:
     """Keep what was measured on the served version, hold it against the guardrails and end the round."""
-    checks = guardrails.checks(
-        evaluation, guardrails.bounds_of(queries.policy_of(round_.model).gate)
-    )
+    checks = guardrails.checks(evaluation, _bounds(round_.model))
     evaluation["guardrails"] = [
         {"name": check.name, "value": check.value, "bound": check.bound, "is_kept": check.is_kept}
         for check in checks
@@ -502,9 +523,23 @@ def round_evaluated(*, round_: Round, evaluation: dict[str, Any], now: datetime)
     sampler_settle(model=round_.model, now=now)
 
 
+def _bounds(model: RegisteredModel) -> dict[str, float]:
+    """Return a model's guardrails; the usual ones where somebody wrote nonsense past the form."""
+    try:
+        return guardrails.bounds_of(queries.policy_of(model).gate)
+    except guardrails.BoundsInvalid as error:
+        logger.error("the guardrails of %s are not used: %s", model, error)  # noqa: TRY400
+        return guardrails.BOUNDS
+
+
 @transaction.atomic
-def round_unservable(*, round_: Round, why: str) -> None:
-    """End a round whose version no engine serves as it was trained; its triples are free again."""
+def round_unservable(*, round_: Round, why: str, now: datetime) -> None:
+    """End a round whose version no engine serves as it was trained; its triples are free again.
+
+    The version is retired with it: serving it later would train on its triples twice.
+    """
+    if round_.version:
+        registry.version_retire(version=round_.version, now=now)
     _round_fail(round_.pk, code="canary_failed", why=why)
 
 

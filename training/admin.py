@@ -12,7 +12,9 @@ from training.models import Round, RoundAttempt, RoundMetric, RoundPolicy, Snaps
 class RoundPolicyAdmin(ConfigAdmin):
     """When and how rounds run."""
 
-    list_display = ["model", "preset", "trigger_triples", "reference"]
+    list_display = ["model", "trigger_triples", "reference", "sampler"]
+    # Presets come with the losses that they choose between.
+    exclude = ["preset"]
     list_select_related = ["model"]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import pairwise
@@ -24,7 +24,14 @@ from annotate import queries as judging
 from annotate.models import Completion, Prompt
 from models_registry import queries as registered
 from models_registry import serving
-from models_registry.engine.types import Engine, EngineError, Sampling
+from models_registry.engine.types import (
+    Engine,
+    EngineError,
+    EngineModelUnknown,
+    EngineRejected,
+    Sampled,
+    Sampling,
+)
 from models_registry.models import ModelVersion
 from pairloop.lib import jobs
 from training import actions, queries
@@ -56,6 +63,9 @@ def rounds_evaluate(*, now: Callable[[], datetime]) -> None:
             except EngineError as error:
                 # What it answered so far is stored; the next tick goes on from there.
                 logger.warning("evaluation of %s stopped: %s", round_, error)
+            except Exception:
+                # One round's trouble must not keep the others waiting.
+                logger.exception("evaluation of a round failed")
 
 
 def _evaluate_when_served(round_: Round, engine: Engine, now: Callable[[], datetime]) -> None:
@@ -63,11 +73,11 @@ def _evaluate_when_served(round_: Round, engine: Engine, now: Callable[[], datet
     if version is None:
         return
     if failure := registered.canary_failure(version):
-        actions.round_unservable(round_=round_, why=failure)
+        actions.round_unservable(round_=round_, why=failure, now=now())
         return
     if version.state == ModelVersion.State.CORRUPT:
         why = f"The files of {version} are not what was registered. Start the round again."
-        actions.round_unservable(round_=round_, why=why)
+        actions.round_unservable(round_=round_, why=why, now=now())
         return
     if version.state == ModelVersion.State.VERIFIED and version.served_name in engine.models():
         evaluation = evaluate(
@@ -170,17 +180,28 @@ def _answers(
         try:
             for number, future in enumerate(as_completed(futures), start=1):
                 question, prompt = futures[future]
-                asked[question][prompt.pk] = annotate.completions_of_evaluation_store(
-                    prompt=prompt,
-                    version=question.version,
-                    sampling=question.sampling,
-                    sampled=future.result(),
-                )
+                _keep(asked, question, prompt, future)
                 tell(of - len(missing) + number, of)
         finally:
             # After an error, the rest is not asked for nothing.
             pool.shutdown(wait=True, cancel_futures=True)
     return asked
+
+
+def _keep(
+    asked: dict[Question, Answers], question: Question, prompt: Prompt, future: Future[Sampled]
+) -> None:
+    """Store an answer. A prompt that the engine refuses is set aside, and the round measured without it."""
+    try:
+        sampled = future.result()
+    except EngineModelUnknown:
+        raise
+    except EngineRejected as refused:
+        annotate.prompt_refuse(prompt=prompt, why=str(refused))
+        return
+    asked[question][prompt.pk] = annotate.completions_of_evaluation_store(
+        prompt=prompt, version=question.version, sampling=question.sampling, sampled=sampled
+    )
 
 
 def compared(before: Answers, after: Answers) -> dict[str, Any]:
@@ -232,18 +253,24 @@ def _divergence(
     """Estimate KL(version || base) per answer from the version's own answers at temperature 1."""
     answers = [completion for group in drawn.values() for completion in group]
 
-    def score(completion: Completion) -> _Scored:
+    def score(completion: Completion) -> _Scored | None:
         ids = {
             "prompt_ids": completion.prompt_ids or [],
             "completion_ids": completion.completion_ids or [],
         }
-        return _Scored(
-            version=engine.score(model=version.served_name, **ids),
-            base=engine.score(model=base.served_name, **ids),
-        )
+        try:
+            return _Scored(
+                version=engine.score(model=version.served_name, **ids),
+                base=engine.score(model=base.served_name, **ids),
+            )
+        except EngineModelUnknown:
+            raise
+        except EngineRejected:
+            # It fills the engine's context to the last token; the others say enough.
+            return None
 
     with ThreadPoolExecutor(max_workers=REQUESTS) as pool:
-        scored = list(pool.map(score, answers))
+        scored = [one for one in pool.map(score, answers) if one]
     return divergence([(one.version, one.base) for one in scored])
 
 

@@ -6,11 +6,13 @@ import uuid
 
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
+from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models import F, Q
 
 from annotate.models import Completion, Pair, Prompt, Split
 from models_registry.models import SHA256, ModelVersion, RegisteredModel
+from training import guardrails
 
 
 class Reference(models.TextChoices):
@@ -53,6 +55,7 @@ class RoundPolicy(models.Model):
             models.CheckConstraint(
                 condition=Q(replay_share__gte=0, replay_share__lt=1),
                 name="round_policy_replay_bounds",
+                violation_error_message="The share of replayed triples is at least 0 and below 1.",
             ),
             models.CheckConstraint(
                 # The upper bounds keep infinity and NaN out, which PostgreSQL takes for very large.
@@ -67,6 +70,10 @@ class RoundPolicy(models.Model):
                     batch_pairs__lte=512,
                 ),
                 name="round_policy_positive",
+                violation_error_message=(
+                    "β is above 0 and at most 10, the learning rate above 0 and at most 1, epochs are 1 to"
+                    " 20, pairs of a step 1 to 512."
+                ),
             ),
             models.CheckConstraint(
                 condition=Q(reference__in=Reference.values), name="round_policy_reference_known"
@@ -79,6 +86,13 @@ class RoundPolicy(models.Model):
     def __str__(self) -> str:
         """Return whose policy it is."""
         return f"rounds of {self.model}"
+
+    def clean(self) -> None:
+        """Refuse guardrails that nobody would look at."""
+        try:
+            guardrails.bounds_of(self.gate if isinstance(self.gate, dict) else {"gate": self.gate})
+        except guardrails.BoundsInvalid as error:
+            raise ValidationError({"gate": str(error)}) from error
 
 
 class Snapshot(models.Model):

@@ -65,6 +65,12 @@ def _consumed() -> QuerySet[SnapshotItem]:
     )
 
 
+def pairs_held_out(model: RegisteredModel, *, most: int) -> QuerySet[Pair]:
+    """Select the newest held-out pairs with a triple."""
+    held_out = triples.triple_pairs(model=model, purpose=Pair.Purpose.EVAL)
+    return Pair.objects.filter(pk__in=held_out.order_by("-pk").values("pk")[:most])
+
+
 def triples_waiting(model: RegisteredModel) -> int:
     """Count the triples that no successful round has trained on."""
     return pairs_new(model).count()
@@ -75,7 +81,7 @@ def triples_spoilt(model: RegisteredModel) -> int:
 
     The trigger waits for as many more: the same triples would fail again every minute.
     """
-    last = Round.objects.filter(model=model).order_by("-number").first()
+    last = round_last(model)
     if last is None or last.state not in {Round.State.FAILED, Round.State.CANCELLED}:
         return 0
     return SnapshotItem.objects.filter(
@@ -94,6 +100,18 @@ def round_open(model: RegisteredModel) -> Round | None:
     return Round.objects.filter(
         model=model, state__in=[Round.State.QUEUED, Round.State.RUNNING]
     ).first()
+
+
+def version_unconfirmed(model: RegisteredModel) -> ModelVersion | None:
+    """Return the version of a finished training that no engine has confirmed yet."""
+    return ModelVersion.objects.filter(
+        model=model, state=ModelVersion.State.REGISTERED, made_by__state=Round.State.EVALUATING
+    ).first()
+
+
+def round_last(model: RegisteredModel) -> Round | None:
+    """Return a model's newest round."""
+    return Round.objects.filter(model=model).order_by("-number").first()
 
 
 def round_under_way(model: RegisteredModel) -> Round | None:
@@ -192,9 +210,10 @@ def examples_of(round_: Round) -> list[Example]:
 
 def roles_of(round_: Round) -> dict[str, int]:
     """Count a snapshot's new and replayed triples."""
-    items = SnapshotItem.objects.filter(snapshot=round_.snapshot_id)
-    new = items.filter(role=SnapshotItem.Role.NEW).count()
-    return {"new": new, "replay": items.count() - new}
+    new = SnapshotItem.objects.filter(
+        snapshot=round_.snapshot_id, role=SnapshotItem.Role.NEW
+    ).count()
+    return {"new": new, "replay": round_.snapshot.count - new}
 
 
 def round_of_version(version: ModelVersion) -> Round | None:

@@ -47,9 +47,16 @@ def round_run(*, round_id: int, worker: str, should_stop: Callable[[], bool]) ->
         folder = folder_prepare(attempt)
         with jobs.alone(jobs.TRAINER):
             Watch(attempt, folder, should_stop).run()
+        _tidy(folder)
     except OSError as error:
         why = f"The run folder cannot be used: {error.strerror or error}. Make room or mend it, then start again."
         actions.round_fail(attempt=attempt, code="run_folder_unusable", why=why)
+
+
+def _tidy(folder: Path) -> None:
+    """Delete the checkpoints of an attempt that has become a version; a lost one's are still needed."""
+    if files.read_json(folder / "result.json").get("outcome") == "done":
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
 def attempt_folder(attempt: RoundAttempt) -> Path:
@@ -60,21 +67,19 @@ def attempt_folder(attempt: RoundAttempt) -> Path:
 
 def folder_prepare(attempt: RoundAttempt) -> Path:
     """Give the trainer its inputs, and the checkpoints of the attempt before."""
-    folder = files.private_folder(attempt_folder(attempt))
+    folder = attempt_folder(attempt)
+    # Of another database that had this state folder, say before a restore.
+    shutil.rmtree(folder, ignore_errors=True)
+    files.private_folder(folder)
     for name in ("snapshot.jsonl", "holdout.jsonl"):
-        (folder / name).unlink(missing_ok=True)
         (folder / name).hardlink_to(folder.parent / name)
     spec = actions.run_spec(attempt.round)
     files.write_atomic(folder / "run.json", json.dumps(spec, indent=2, sort_keys=True))
-    if not (folder / "checkpoints").exists():
-        for earlier in queries.earlier_attempts(attempt):
-            done = attempt_folder(_sibling(attempt, earlier)) / "checkpoints"
-            if any(done.glob("step-*")):
-                draft = folder / ".checkpoints"
-                shutil.rmtree(draft, ignore_errors=True)
-                shutil.copytree(done, draft)
-                draft.rename(folder / "checkpoints")
-                break
+    for earlier in queries.earlier_attempts(attempt):
+        done = attempt_folder(_sibling(attempt, earlier)) / "checkpoints"
+        if any(done.glob("step-*")):
+            shutil.copytree(done, folder / "checkpoints")
+            break
     return folder
 
 
@@ -118,9 +123,14 @@ class Watch:
 
     def run(self) -> None:
         """Start the trainer and stay with it; every way it can end has its own conclusion."""
-        process = processes.spawn(
-            launch(self._folder), log=self._folder / "log.txt", death_signal=signal.SIGKILL
-        )
+        try:
+            process = processes.spawn(
+                launch(self._folder), log=self._folder / "log.txt", death_signal=signal.SIGKILL
+            )
+        except OSError as error:
+            why = f"{settings.ML_PYTHON} does not start: {error.strerror}."
+            actions.attempt_fail(attempt=self._attempt, why=why)
+            return
         try:
             self._heard(pid=process.pid)
             while process.poll() is None:

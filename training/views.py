@@ -7,7 +7,7 @@ from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_http_methods, require_POST, require_safe
+from django.views.decorators.http import require_http_methods, require_safe
 from django_htmx.http import HTMX_STOP_POLLING
 
 from models_registry.models import RegisteredModel
@@ -36,7 +36,7 @@ def rounds(request: Request, slug: str) -> HttpResponse:
     except actions.RoundOpen as refused:
         # The second click of two, or somebody else's: show the one that runs.
         messages.info(request, str(refused))
-        open_ = queries.round_open(model)
+        open_ = queries.round_under_way(model)
         return redirect("round", slug, open_.number) if open_ else redirect("rounds", slug)
     except Refused as refused:
         return _rounds(request, model, form, refusal=str(refused), status=409)
@@ -54,10 +54,13 @@ def round_page(request: Request, slug: str, number: int) -> HttpResponse:
     return render_part(request, "training/round.html", "round", context, status=status)
 
 
-@require_POST
+@require_http_methods(["GET", "HEAD", "POST"])
 def round_cancel(request: Request, slug: str, number: int) -> HttpResponse:
     """End a round that still trains."""
     round_ = _round_for(request, slug, number)
+    if request.method != "POST":
+        # A login in between comes back with GET.
+        return redirect("round", slug, number)
     try:
         actions.round_cancel(round_=round_, now=timezone.now())
     except actions.RoundEnded as refused:
@@ -65,10 +68,12 @@ def round_cancel(request: Request, slug: str, number: int) -> HttpResponse:
     return redirect("round", slug, number)
 
 
-@require_POST
+@require_http_methods(["GET", "HEAD", "POST"])
 def trigger(request: Request, slug: str) -> HttpResponse:
     """Say when rounds start by themselves."""
     model = _model_for(request, slug)
+    if request.method != "POST":
+        return redirect("rounds", slug)
     form = TriggerForm(request.POST)
     if not form.is_valid():
         return _rounds(request, model, RoundForm(), trigger_form=form, status=422)

@@ -27,6 +27,15 @@ from models_registry.queries import model_of
 from pairloop.lib.api import MemberView
 
 
+class Lines(dict[str, Any]):
+    """The numbered lines of a JSONL body; a dict, since that is what parsers return."""
+
+    def __init__(self, numbered: list[tuple[int, Any]]) -> None:
+        """Take the lines."""
+        super().__init__()
+        self.numbered = numbered
+
+
 class JSONLParser(BaseParser):
     """Reads one JSON value a line; what is not JSON is reported by its number, not refused as a whole."""
 
@@ -34,10 +43,10 @@ class JSONLParser(BaseParser):
 
     def parse(
         self, stream: IO[bytes], media_type: str | None = None, context: object = None
-    ) -> dict[str, list[tuple[int, Any]]]:
-        """Return number and value of each line, as `lines`."""
+    ) -> Lines:
+        """Return number and value of each line."""
         try:
-            return {"lines": list(prompts.lines_of(stream.read().decode("utf-8-sig")))}
+            return Lines(list(prompts.lines_of(stream.read().decode("utf-8-sig"))))
         except UnicodeDecodeError as error:
             raise ParseError("The body is not UTF-8 text.") from error
 
@@ -122,9 +131,8 @@ class TriplesView(APIView):
 
 def _numbered(request: Request) -> Iterable[tuple[int, Any]]:
     """Return number and value of each line of the body, whichever form it came in."""
-    if isinstance(request.data, dict) and request.content_type == JSONLParser.media_type:
-        lines: list[tuple[int, Any]] = request.data["lines"]
-        return lines
+    if isinstance(request.data, Lines):
+        return request.data.numbered
     if not isinstance(request.data, list):
         raise ValidationError('Send a list such as [{"prompt": "…"}].')
     return enumerate(request.data, start=1)

@@ -158,10 +158,14 @@ class FakeEngine:
             raise types.EngineUnreachable
 
 
+#: Most characters of a conversation; a real engine counts tokens.
+CONTEXT = 8_000
+
+
 def _check(messages: Sequence[types.Message], sampling: types.Sampling) -> None:
     """Refuse what vLLM answers with 400."""
     good = {
-        "messages": bool(messages),
+        "messages": bool(messages) and sum(len(one["content"]) for one in messages) <= CONTEXT,
         "temperature": sampling.temperature >= 0,
         "top_p": 0 < sampling.top_p <= 1,
         "max_tokens": sampling.max_tokens >= 1,

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.contrib.auth.models import User
 from rest_framework import request, status
-from rest_framework.exceptions import APIException, ValidationError
+from rest_framework.exceptions import APIException, PermissionDenied, ValidationError
 from rest_framework.permissions import IsAuthenticated
 from rest_framework.response import Response
 from rest_framework.views import APIView, exception_handler
@@ -35,6 +35,11 @@ def error_answer(error: Exception, context: dict[str, Any]) -> Response | None:
         return None
     if isinstance(error, ValidationError):
         answer.data = {"detail": _sentence(error.detail), "code": "invalid"}
+    elif isinstance(error, PermissionDenied) and _is_labeler(context):
+        # As on the pages: to labelers, what is not theirs does not exist.
+        answer = Response(
+            {"detail": "Not found.", "code": "not_found"}, status=status.HTTP_404_NOT_FOUND
+        )
     elif isinstance(error, APIException):
         answer.data = {"detail": str(error.detail), "code": str(error.default_code)}
     else:
@@ -42,6 +47,12 @@ def error_answer(error: Exception, context: dict[str, Any]) -> Response | None:
         is_missing = answer.status_code == status.HTTP_404_NOT_FOUND
         answer.data["code"] = "not_found" if is_missing else "permission_denied"
     return answer
+
+
+def _is_labeler(context: dict[str, Any]) -> bool:
+    """Whether somebody is logged in whom staff's routes refuse; a missing CSRF token is another matter."""
+    user = context["request"].user
+    return bool(user and user.is_authenticated and not user.is_staff)
 
 
 def _sentence(detail: Any) -> str:

@@ -117,7 +117,7 @@ class Counts:
 
 
 def loops_of(user: User) -> list[Loop]:
-    """Return every loop that an admin looks after. Eight queries more per model."""
+    """Return every loop that an admin looks after. Nine queries more per model."""
     progress = engine_progress()
     return [_loop(model, progress) for model in models_of(user)]
 
@@ -160,7 +160,10 @@ def _next(
         )
     if round_:
         return "Round", f"Round {round_.number} is under way; pairs can be judged meanwhile."
-    if counts.sampler != counts.champion:
+    last = training.round_last(model)
+    if last and last.has_failed:
+        return "Round", f"Round {last.number} failed: {last.failure}"
+    if counts.sampler != counts.champion and not progress.failed:
         return (
             "Promote",
             (
@@ -170,6 +173,11 @@ def _next(
         )
     if counts.waiting:
         return "Judgements", f"{_waiting(counts.waiting)} to be judged."
+    return _next_pairs(model, progress)
+
+
+def _next_pairs(model: RegisteredModel, progress: EngineProgress) -> tuple[str, str]:
+    """Say why no pair waits, and whether somebody has to do something about it."""
     if progress.failed:
         return "Pairs", f"“{progress.failed.title}” failed: {progress.failed.detail}"
     if not (progress.is_ready and model.is_ready):

@@ -114,7 +114,9 @@ def specs(*, say: Say, cluster_lock: int | None) -> list[Spec]:
         _worker("worker", queues="default,sample", concurrency=4, graceful_s=8),
         # Rounds have a worker of their own: training must not keep anything else waiting. When it is
         # stopped it needs most of its ten seconds for the trainer's last checkpoint.
-        _worker("trainer", queues="train", concurrency=1, graceful_s=1),
+        _worker(
+            "trainer", queues="train", concurrency=1, graceful_s=1, needs=("web", "environment")
+        ),
     ]
 
 
@@ -286,7 +288,14 @@ def _web_answers(bind: str) -> bool:
         there.close()
 
 
-def _worker(name: str, *, queues: str, concurrency: int, graceful_s: int) -> Spec:
+def _worker(
+    name: str,
+    *,
+    queues: str,
+    concurrency: int,
+    graceful_s: int,
+    needs: tuple[str, ...] = ("web",),
+) -> Spec:
     return Spec(
         name=name,
         launch=lambda: _manage(
@@ -295,7 +304,7 @@ def _worker(name: str, *, queues: str, concurrency: int, graceful_s: int) -> Spe
             # The schedule alone makes 8,640 jobs a day; failed ones stay to be looked at.
             *("--delete-jobs", "successful"),
         ),
-        needs=("web",),
+        needs=needs,
         # Procrastinate does not listen again after it lost its connection; it only polls.
         follows=("postgres",),
         ready=_worker_beats,

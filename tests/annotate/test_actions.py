@@ -128,6 +128,26 @@ class TestPairsTopUp:
         served = actions.pair_assign(model=version.model, labeler=labeler, now=NOW)
         assert served.pair.first.version == newer
 
+    def test_sets_a_prompt_aside_that_the_engine_cannot_answer(self) -> None:
+        version = sampler(queue_target=12, eval_share=0)
+        factories.PromptFactory.create_batch(3, model=version.model, split=Split.TRAIN)
+        long = factories.PromptFactory.create(
+            model=version.model,
+            split=Split.TRAIN,
+            messages=[{"role": "user", "content": "x" * 9000}],
+        )
+        engine = FakeEngine(base=version.served_name)
+
+        for _ in range(3):
+            top_up(version, engine)
+
+        assert queries.queue_length(version.model) >= 4
+        long.refresh_from_db()
+        assert "messages" in long.refusal
+        assert long not in queries.prompts_to_sample(
+            model=version.model, version=version, split=Split.TRAIN, limit=10
+        )
+
     def test_asks_nothing_when_enough_pairs_wait(self) -> None:
         version = sampler(queue_target=2)
         waiting(version, 2)

@@ -368,8 +368,8 @@ class TestTriples:
     def test_are_for_admins(self, caller, model):
         response = caller.get(f"/api/v1/models/{model.slug}/triples/")
 
-        assert response.status_code == 403
-        assert json.loads(response.content)["code"] == "permission_denied"
+        assert response.status_code == 404
+        assert json.loads(response.content)["code"] == "not_found"
 
     def test_of_no_model_are_not_found(self, admin):
         assert admin.get("/api/v1/models/nowhere/triples/").status_code == 404
@@ -398,6 +398,20 @@ class TestPrompts:
         assert answer.json()["created"] == 2
         assert answer.json()["rejected"] == [{"line": 3, "reason": "This is not JSON."}]
 
+    def test_may_say_their_charset(self, admin, model):
+        kind = "application/jsonl; charset=utf-8"
+
+        answer = admin.post(self.path(model), '{"prompt": "One?"}', content_type=kind)
+
+        assert answer.json()["created"] == 1
+
+    def test_report_what_is_no_text(self, admin, model):
+        body = '[{"prompt": "One?", "tags": ["\\ud800"]}, {"prompt": "Two?"}]'
+
+        answer = admin.post(self.path(model), body, content_type="application/json")
+
+        assert (answer.json()["created"], answer.json()["rejected"][0]["line"]) == (1, 1)
+
     @pytest.mark.parametrize(
         ("body", "kind"),
         [
@@ -416,4 +430,4 @@ class TestPrompts:
     def test_come_from_staff_only(self, caller, model):
         answer = caller.post(self.path(model), [], content_type="application/json")
 
-        assert answer.status_code == 403
+        assert answer.status_code == 404

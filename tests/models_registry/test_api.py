@@ -87,7 +87,7 @@ class TestVersions:
         membership = factories.MembershipFactory.create(model=version.model)
         client.force_login(membership.user)
 
-        assert client.get(f"/api/v1/models/demo/{path}").status_code == 403
+        assert client.get(f"/api/v1/models/demo/{path}").status_code == 404
 
 
 class TestAlias:
@@ -141,4 +141,4 @@ class TestAlias:
         membership = factories.MembershipFactory.create(model=version.model)
         client.force_login(membership.user)
 
-        assert move(client, "champion", version=1, reason="So.").status_code == 403
+        assert move(client, "champion", version=1, reason="So.").status_code == 404

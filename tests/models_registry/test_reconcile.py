@@ -227,17 +227,38 @@ class TestEngineReconcile:
         version.refresh_from_db()
         assert version.is_verified
 
-    @pytest.mark.parametrize("error", [types.EngineRejected("Rank."), types.EngineFailed("Rank.")])
+    @pytest.mark.parametrize(
+        ("error", "ticks"),
+        # The engine's own trouble may pass; the third time it is the version's.
+        [(types.EngineRejected("Rank."), 1), (types.EngineFailed("Rank."), 3)],
+    )
     def test_keeps_why_a_living_engine_does_not_load_it(
-        self, loop: Loop, monkeypatch: pytest.MonkeyPatch, error: types.EngineError
+        self, loop: Loop, monkeypatch: pytest.MonkeyPatch, error: types.EngineError, ticks: int
     ) -> None:
         version = loop.register()
         monkeypatch.setattr(loop.engine, "adapter_load", raising(error))
+        for _ in range(ticks - 1):
+            loop.reconcile()
+            assert not loop.is_complete()
 
         loop.reconcile()
 
         assert loop.serving_of(version).canary["note"] == "Rank."
         assert loop.is_complete()
+
+    def test_condemns_nothing_that_it_cannot_read(
+        self, loop: Loop, settings: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        version = loop.register()
+        there = settings.VERSIONS
+        settings.VERSIONS = loop.folder / "not-mounted"
+
+        loop.reconcile()
+
+        settings.VERSIONS = there
+        loop.reconcile()
+        version.refresh_from_db()
+        assert version.is_verified
 
     def test_leaves_an_engine_alone_that_cannot_be_asked(
         self, loop: Loop, monkeypatch: pytest.MonkeyPatch
@@ -259,9 +280,63 @@ class TestEngineReconcile:
         assert loop.is_complete()
 
 
+class TestSamplerOfARestartedEngine:
+    @pytest.mark.parametrize("policy", ["latest", "champion"])
+    def test_is_one_that_the_engine_computes_as_it_was_trained(
+        self, loop: Loop, policy: str
+    ) -> None:
+        version = loop.verified()
+        loop.promote(version)
+        loop.settle()
+        loop.engine.restart()
+        loop.engine.ignores_adapters = True
+
+        loop.reconcile()
+        actions.sampler_settle(model=loop.model, policy=policy, now=NOW)
+
+        assert loop.at("sampler") == loop.base
+        # Pairs go on being written meanwhile.
+        assert queries.models_served(loop.engine.models()) == [loop.model]
+
+        loop.engine.up = False
+        loop.reconcile()
+        loop.engine.up = True
+        loop.engine.restart()
+        loop.engine.ignores_adapters = False
+        loop.reconcile()
+        actions.sampler_settle(model=loop.model, policy=policy, now=NOW)
+        assert loop.at("sampler") == version
+
+
+class TestVersionRetire:
+    def test_takes_its_aliases_back(self, loop: Loop) -> None:
+        version = loop.register()
+
+        actions.version_retire(version=version, now=NOW)
+
+        version.refresh_from_db()
+        assert version.state == "retired"
+        assert loop.at("challenger") == loop.base
+        loop.reconcile()
+        version.refresh_from_db()
+        assert version.state == "retired"
+
+
 class TestVersionsWanted:
+    def test_are_those_that_wait_to_be_measured_and_their_parents(self, loop: Loop) -> None:
+        versions = [loop.register() for _ in range(4)]
+        for version in (*versions[:2], versions[3]):
+            actions.version_measured(version=version, metrics={"evaluation": {}})
+
+        wanted = queries.versions_wanted([loop.base.served_name])
+
+        # v4 is challenger, v3 not measured, v2 its parent; v1 is nobody's concern.
+        assert wanted == [versions[3], versions[2], versions[1]]
+
     def test_are_those_behind_an_alias_and_those_compared(self, loop: Loop) -> None:
         versions = [loop.register() for _ in range(4)]
+        for version in versions:
+            actions.version_measured(version=version, metrics={"evaluation": {}})
         factories.ComparisonFactory.create(
             model=loop.model, candidate=versions[1], incumbent=loop.base
         )

@@ -126,8 +126,8 @@ class TestHome:
         for _ in range(5):
             JudgementFactory(assignment__pair__prompt__model=model)
 
-        # Session and user, models, and eight for the one loop.
-        with django_assert_max_num_queries(11):
+        # Session and user, models, and nine for the one loop.
+        with django_assert_max_num_queries(12):
             admin.get("/")
 
     def test_shows_what_waits_for_the_next_round(self, admin):
@@ -176,6 +176,12 @@ class TestNextAction:
         Alias.objects.filter(model=model, name="sampler").update(version=version)
 
         assert "v1 writes the pairs, v0 is the champion" in self.loop().next_action
+
+    def test_is_to_see_why_a_round_failed(self, start):
+        round_ = RoundFactory(state="failed", failure="The disk is full.")
+        PromptFactory(model=round_.model)
+
+        assert self.loop().next_action == "Round 1 failed: The disk is full."
 
     def test_is_to_import_prompts(self, start):
         RegisteredModelFactory()

@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from django.core.exceptions import ValidationError
 from django.db import connection
 from django.utils import timezone
 
@@ -137,6 +138,24 @@ class TestRoundStart:
             start(model, **wrong)
 
         assert not Round.objects.exists()
+
+    def test_waits_for_a_version_that_is_being_loaded(self, model, places):
+        judge(model)
+        finish(begin(start(model)), places)
+        judge(model)
+
+        with pytest.raises(actions.RoundOpen, match="v1 is being loaded"):
+            start(model)
+
+        ModelVersion.objects.filter(number=1).update(state=ModelVersion.State.VERIFIED)
+        assert start(model).number == 2
+
+    def test_measures_on_the_newest_held_out_triples(self, model, monkeypatch):
+        monkeypatch.setattr(actions, "MOST_HOLDOUT", 2)
+        judge(model)
+        judge(model, count=3, split=Split.HOLDOUT)
+
+        assert start(model).snapshot.holdout_count == 2
 
     def test_takes_wishes_for_this_round_only(self, model):
         factories.RoundPolicyFactory.create(model=model, beta=0.1)
@@ -357,7 +376,7 @@ class TestRoundCancel:
         round_ = start(model)
         finish(begin(round_), places)
 
-        with pytest.raises(actions.RoundEnded):
+        with pytest.raises(actions.RoundEnded, match="only being measured"):
             actions.round_cancel(round_=round_, now=timezone.now())
 
 
@@ -439,14 +458,35 @@ class TestRoundEvaluated:
         assert self.sampler(model) == 0
 
 
+class TestPolicy:
+    def test_refuses_guardrails_that_nobody_would_look_at(self, model):
+        policy = factories.RoundPolicyFactory.build(model=model, gate={"kl": 3})
+
+        with pytest.raises(ValidationError, match="kl_base_most"):
+            policy.full_clean()
+
+    def test_starts_no_round_under_guardrails_that_somebody_wrote_past_the_form(self, model):
+        factories.RoundPolicyFactory.create(model=model, gate={"kl": 3})
+
+        with pytest.raises(actions.RoundInvalid, match="no guardrail"):
+            judge(model)
+            start(model)
+
+
 class TestRoundUnservable:
     def test_frees_the_triples_of_a_version_that_no_engine_serves(self, model, places):
         judge(model)
         round_ = start(model)
         finish(begin(round_), places)
 
-        actions.round_unservable(round_=round_, why="The engine computes something else.")
+        round_ = queries.rounds_to_evaluate()[0]
+        actions.round_unservable(
+            round_=round_, why="The engine computes something else.", now=timezone.now()
+        )
 
         round_.refresh_from_db()
+        # Served later after all, it would have been trained on triples that are new again.
+        assert ModelVersion.objects.get(number=1).state == ModelVersion.State.RETIRED
+        assert Alias.objects.get(model=model, name=Alias.CHALLENGER).version.number == 0
         assert (round_.state, round_.failure_code) == (Round.State.FAILED, "canary_failed")
         assert queries.triples_waiting(model) == 1

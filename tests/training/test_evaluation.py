@@ -1,18 +1,21 @@
 from __future__ import annotations
 
+from contextlib import contextmanager
 from math import exp
 
 import pytest
+from django.utils import timezone
 
 from annotate.models import Completion, Pair, Split
 from models_registry.engine.fake import FakeEngine
 from models_registry.engine.types import EngineFailed
-from models_registry.models import ModelVersion
+from models_registry.models import Alias, ModelVersion
 from tests import factories
 from tests.models_registry.adapters import adapter_make
 from tests.training.conftest import judge
 from tests.training.test_actions import begin, finish, start
 from training import evaluation
+from training.models import Round
 
 pytestmark = pytest.mark.django_db
 
@@ -136,3 +139,83 @@ class TestCompared:
 
         assert (found["changed"], found["shorter"], found["longer"]) == (2, 1, 1)
         assert [row["before"] for row in found["examples"]] == [4, 12]
+
+
+class TestRoundsEvaluate:
+    """What the job does, every ten seconds."""
+
+    @pytest.fixture
+    def tick(self, served, monkeypatch):
+        _, engine = served
+
+        @contextmanager
+        def there(**_options):
+            yield engine
+
+        monkeypatch.setattr("training.evaluation.serving.engine", there)
+
+        def tick() -> Round:
+            evaluation.rounds_evaluate(now=timezone.now)
+            return Round.objects.get(number=1)
+
+        return tick
+
+    def sampler(self) -> int:
+        return Alias.objects.get(name=Alias.SAMPLER).version.number
+
+    def test_ends_the_round_and_lets_its_version_sample(self, tick):
+        round_ = tick()
+
+        assert round_.state == Round.State.SUCCEEDED
+        assert self.sampler() == 1
+
+    def test_says_how_far_it_is(self, tick, served, monkeypatch):
+        _, engine = served
+        engine.enqueue(EngineFailed())
+
+        round_ = tick()
+
+        assert round_.state == Round.State.EVALUATING
+        assert round_.evaluation["of"] == 15
+        assert tick().state == Round.State.SUCCEEDED
+
+    def test_waits_for_the_version_to_be_loaded(self, tick, served):
+        version, engine = served
+        engine.adapter_unload(name=version.served_name)
+
+        assert tick().state == Round.State.EVALUATING
+
+    def test_ends_the_round_of_a_version_that_failed_its_check(self, tick, served, settings):
+        version, _ = served
+        factories.ServingFactory(
+            version=version, engine=settings.ENGINE_URL, canary={"passed": False, "note": "Off."}
+        )
+
+        round_ = tick()
+
+        assert (round_.state, round_.failure_code) == (Round.State.FAILED, "canary_failed")
+        assert "Off." in round_.failure
+        assert self.sampler() == 0
+
+    def test_ends_the_round_of_a_version_whose_files_are_damaged(self, tick, served):
+        ModelVersion.objects.filter(pk=served[0].pk).update(state=ModelVersion.State.CORRUPT)
+
+        assert "not what was registered" in tick().failure
+
+    def test_sets_a_prompt_aside_that_the_engine_cannot_answer(self, model, tick):
+        long = factories.PromptFactory(
+            model=model, split=Split.HOLDOUT, messages=[{"role": "user", "content": "x" * 9000}]
+        )
+
+        round_ = tick()
+
+        assert round_.state == Round.State.SUCCEEDED
+        long.refresh_from_db()
+        assert long.refusal
+
+    def test_lets_one_rounds_trouble_keep_no_other_waiting(self, tick, monkeypatch, caplog):
+        """Whatever nobody thought of is logged, and the job goes on."""
+        monkeypatch.setattr(evaluation, "evaluate", lambda **_: 1 / 0)
+
+        assert tick().state == Round.State.EVALUATING
+        assert "division by zero" in caplog.text

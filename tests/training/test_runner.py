@@ -162,12 +162,36 @@ class TestRoundRun:
         assert (round_.state, round_.failure_code) == (Round.State.FAILED, "artifact_files_wrong")
         assert not ModelVersion.objects.filter(number__gt=0).exists()
 
-    def test_ends_with_a_sentence_when_the_interpreter_is_missing(self, round_, settings, places):
+    def test_ends_with_a_sentence_when_the_interpreter_stays_away(self, round_, settings, places):
         settings.ML_PYTHON = places / "nowhere"
+
+        # It may be on its way: the environment is being set up again.
+        run(round_)
+        assert round_.is_open
+
+        run(round_)
+        run(round_)
+        assert "nowhere does not start" in round_.failure
+
+    def test_takes_no_strangers_result_for_its_own(self, round_, script, places):
+        """A state folder may be older than the database beside it, say after a restore."""
+        strange = actions.round_folder(round_.model.slug, 1) / "attempt-1"
+        strange.mkdir()
+        (strange / "result.json").write_text('{"outcome": "done"}')
+        (strange / "events.jsonl").write_text('{"event": "step", "step": 9, "loss": 9.0}\n')
+        script(GOOD)
 
         run(round_)
 
-        assert round_.failure_code == "run_folder_unusable"
+        assert round_.state == Round.State.EVALUATING
+        assert not RoundMetric.objects.filter(step=9).exists()
+
+    def test_keeps_no_checkpoints_of_what_became_a_version(self, round_, script):
+        script("checkpoint(1)\n" + GOOD)
+
+        run(round_)
+
+        assert not (runner.attempt_folder(round_.attempts.get()) / "checkpoints").exists()
 
 
 @pytest.mark.django_db(transaction=True)
