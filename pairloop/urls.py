@@ -5,6 +5,8 @@ from __future__ import annotations
 from django.contrib import admin
 from django.urls import include, path
 
+from pairloop.pages.views import api_missing
+
 handler500 = "pairloop.pages.views.server_error"
 
 urlpatterns = [
@@ -14,5 +16,6 @@ urlpatterns = [
     path("api/v1/", include("models_registry.api.urls")),
     path("api/v1/", include("annotate.api.urls")),
     path("api/v1/", include("training.api.urls")),
+    path("api/<path:rest>", api_missing),
     path("admin/", admin.site.urls),
 ]

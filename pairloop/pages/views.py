@@ -11,6 +11,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonRespons
 from django.shortcuts import render
 from django.template.loader import render_to_string
 from django.views.decorators.cache import never_cache
+from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_safe
 from django_htmx.http import HttpResponseClientRefresh
 
@@ -41,13 +42,31 @@ def login(request: Request) -> HttpResponseBase:
     return LOGIN(request)
 
 
-def server_error(_request: HttpRequest) -> HttpResponse:
+def server_error(request: HttpRequest) -> HttpResponse:
     """Tell a database that is away, which comes back by itself, from a fault of ours."""
-    if isinstance(sys.exc_info()[1], OperationalError):
+    is_away = isinstance(sys.exc_info()[1], OperationalError)
+    if request.path.startswith("/api/"):
+        return _api_error(is_away=is_away)
+    if is_away:
         # Rendered without the request: who is logged in is in the database, too.
         page = render_to_string("503.html")
         return HttpResponse(page, status=503, headers={"Retry-After": "5"})
     return HttpResponse(render_to_string("500.html"), status=500)
+
+
+def _api_error(*, is_away: bool) -> JsonResponse:
+    if is_away:
+        body = {"detail": "The database does not answer. Try again.", "code": "database_away"}
+        return JsonResponse(body, status=503, headers={"Retry-After": "5"})
+    body = {"detail": "Pairloop made a mistake; the log of the web part has it.", "code": "error"}
+    return JsonResponse(body, status=500)
+
+
+@csrf_exempt
+@login_not_required
+def api_missing(_request: HttpRequest, rest: str) -> JsonResponse:
+    """Say in JSON that the REST API has no such address."""
+    return JsonResponse({"detail": "There is no such address.", "code": "not_found"}, status=404)
 
 
 @login_not_required

@@ -354,3 +354,25 @@ def _raise(error: Exception) -> Callable[[], None]:
         raise error
 
     return raising
+
+    @pytest.mark.parametrize(
+        ("fault", "status", "code"),
+        [(OperationalError("gone"), 503, "database_away"), (ValueError("bug"), 500, "error")],
+    )
+    def test_answers_the_rest_api_in_json(self, rf, fault, status, code):
+        try:
+            raise fault
+        except (OperationalError, ValueError):
+            answer = views.server_error(rf.get("/api/v1/models/"))
+
+        assert (answer.status_code, json.loads(answer.content)["code"]) == (status, code)
+
+
+class TestApiMissing:
+    @pytest.mark.parametrize("method", ["get", "post", "delete"])
+    def test_says_so_in_json(self, method):
+        client = Client(enforce_csrf_checks=True)
+
+        answer = getattr(client, method)("/api/v1/nowhere/")
+
+        assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
