@@ -348,13 +348,6 @@ class TestServerError:
         assert answer.status_code == 500
         assert "broke on our side" in answer.content.decode()
 
-
-def _raise(error: Exception) -> Callable[[], None]:
-    def raising() -> None:
-        raise error
-
-    return raising
-
     @pytest.mark.parametrize(
         ("fault", "status", "code"),
         [(OperationalError("gone"), 503, "database_away"), (ValueError("bug"), 500, "error")],
@@ -366,6 +359,13 @@ def _raise(error: Exception) -> Callable[[], None]:
             answer = views.server_error(rf.get("/api/v1/models/"))
 
         assert (answer.status_code, json.loads(answer.content)["code"]) == (status, code)
+
+
+def _raise(error: Exception) -> Callable[[], None]:
+    def raising() -> None:
+        raise error
+
+    return raising
 
 
 class TestApiMissing:
