@@ -19,8 +19,9 @@ from tests.loop.product import Api, Product, processes_of
 
 pytestmark = pytest.mark.engine
 
-#: Triples of each round, and epochs: long enough to be killed in the middle.
-TRIPLES, EPOCHS = 8, 4
+#: Triples of each round, and its settings: a dozen short steps, long enough to be killed in the middle.
+TRIPLES = 8
+ROUND = {"epochs": 3, "batch_pairs": 2, "replay_share": 0}
 #: What runs while a round trains, and how its first process is recognised.
 VICTIMS = {
     "trainer": "-m training.dpo",
@@ -62,7 +63,7 @@ def survives(product: Product, victim: str) -> None:
         admin, labeler = Api(admin_client), Api(labeler_client)
         before = versions(product)
         acknowledged = judge_until(product, admin, labeler)
-        number = admin.post("models/demo/rounds/", {"epochs": EPOCHS})["number"]
+        number = admin.post("models/demo/rounds/", ROUND)["number"]
         path = f"models/demo/rounds/{number}/"
         product.wait_for(
             "the first steps", lambda: admin.get(path)["metrics"].get("loss"), seconds=180
