@@ -150,7 +150,12 @@ def pairs_top_up(*, model: RegisteredModel, engine: Engine, chance: random.Rando
 def _next_batch(
     *, model: RegisteredModel, version: ModelVersion, policy: JudgingPolicy
 ) -> list[Prompt]:
-    """Choose the prompts to sample next: none when enough pairs wait, only one at the very beginning."""
+    """Choose the prompts to sample next: none when enough pairs wait, only one at the very beginning.
+
+    Asked anew for each batch: a round that started meanwhile gets the machine at once.
+    """
+    if queries.top_up_can_wait(model):
+        return []
     # Pairs of older versions may still wait, but the newest one's weak spots are what people should see.
     missing = policy.queue_target - queries.queue_length(model, version=version)
     if missing <= 0:

@@ -8,7 +8,6 @@ import random
 from django.utils import timezone
 from procrastinate.contrib.django import app
 
-from annotate import queries
 from models_registry import queries as registry
 from models_registry import serving
 from models_registry.engine.types import Engine, EngineError
@@ -32,8 +31,7 @@ def pairs_top_up(timestamp: int | None = None) -> None:
             logger.warning("top-up stopped: %s", error)
             return
         for model in registry.models_served(served):
-            if not queries.top_up_can_wait(model):
-                _top_up(model, engine)
+            _top_up(model, engine)
 
 
 def _top_up(model: RegisteredModel, engine: Engine) -> None:

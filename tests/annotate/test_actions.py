@@ -24,6 +24,7 @@ from annotate.models import (
 from models_registry.engine.fake import FakeEngine
 from models_registry.engine.types import EngineFailed
 from models_registry.models import Alias, ModelVersion
+from pairloop.lib import jobs
 from tests import factories
 
 NOW = datetime(2026, 1, 5, 12, tzinfo=UTC)
@@ -147,6 +148,22 @@ class TestPairsTopUp:
         assert long not in queries.prompts_to_sample(
             model=version.model, version=version, split=Split.TRAIN, limit=10
         )
+
+    @pytest.mark.parametrize(("pairs", "asks"), [(10, False), (9, True)])
+    def test_leaves_the_machine_to_a_round_while_enough_pairs_wait(
+        self, pairs: int, asks: bool
+    ) -> None:
+        version = sampler(queue_target=20, eval_share=0)
+        waiting(version, pairs)
+        factories.PromptFactory.create(model=version.model, split=Split.TRAIN)
+        engine = FakeEngine(base=version.served_name)
+
+        with jobs.alone(jobs.TRAINER):
+            top_up(version, engine)
+        assert bool(engine.asked) is asks
+
+        top_up(version, engine)
+        assert engine.asked
 
     def test_asks_nothing_when_enough_pairs_wait(self) -> None:
         version = sampler(queue_target=2)

@@ -19,9 +19,9 @@ from tests.loop.product import Api, Product, processes_of
 
 pytestmark = pytest.mark.engine
 
-#: Triples of each round, and its settings: a dozen short steps, long enough to be killed in the middle.
+#: Triples of each round, and its settings: eight short steps, long enough to be killed in the middle.
 TRIPLES = 8
-ROUND = {"epochs": 3, "batch_pairs": 2, "replay_share": 0}
+ROUND = {"epochs": 2, "batch_pairs": 2, "replay_share": 0}
 #: What runs while a round trains, and how its first process is recognised.
 VICTIMS = {
     "trainer": "-m training.dpo",
