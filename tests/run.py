@@ -91,10 +91,10 @@ def whole() -> list[Stage]:
         Stage(
             "the journey, with a real engine",
             (*covered, "-m", "engine", "-s", "-p", "no:randomly", "--timeout", "0", "tests/loop"),
-            seconds=1500,
+            seconds=2400,
             tests=("tests/loop",),
         ),
-        Stage("one turn of the loop", python("tests.loop"), seconds=1200, tests=("tests/loop",)),
+        Stage("one turn of the loop", python("tests.loop"), seconds=1800, tests=("tests/loop",)),
         Stage("combine coverage", python("coverage", "combine", "--quiet")),
         Stage("coverage", python("coverage", "report")),
     ]  # fmt: skip

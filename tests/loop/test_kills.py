@@ -19,8 +19,8 @@ from tests.loop.product import Api, Product, processes_of
 
 pytestmark = pytest.mark.engine
 
-#: Triples of each round, and its settings: eight short steps, long enough to be killed in the middle.
-TRIPLES = 8
+#: Triples of each round, and its settings: six short steps, long enough to be killed in the middle.
+TRIPLES = 6
 ROUND = {"epochs": 2, "batch_pairs": 2, "replay_share": 0}
 #: What runs while a round trains, and how its first process is recognised.
 VICTIMS = {
