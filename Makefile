@@ -9,7 +9,7 @@ help:
 	@echo 'make run    set up what is missing, then serve http://127.0.0.1:8000 until Ctrl-C'
 	@echo 'make test   set up what is missing, then pass every test, Chromium and a real vLLM included'
 	@echo 'make check  static checks and unit tests, about two minutes'
-	@echo 'make loop   one turn of the wheel with everything real, about six minutes'
+	@echo 'make loop   one turn of the wheel with everything real, about eight minutes'
 	@echo 'make lock   write requirements/*.txt anew from pyproject.toml'
 	@echo 'make clean  delete environments and caches; keeps var/, so no data is lost'
 	@echo 'Another Python: make run PYTHON=python3.11'

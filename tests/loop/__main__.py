@@ -68,7 +68,7 @@ def turn(product: Product) -> str:
     tell(
         f"held-out answers: {json.dumps({key: evaluation[key] for key in ('prompts', 'changed', 'shorter', 'longer', 'version', 'parent', 'kl_base')})}"
     )
-    assert reward > 0.5, f"v1 is not shorter than v0: {evaluation}"
+    # The sampled answers decide: there are three times as many of them as greedy ones.
     assert evaluation["version"]["tokens_mean"] < evaluation["parent"]["tokens_mean"], evaluation
     return f"pairs={pairs} v1_shorter={reward:.2f}"
 
@@ -111,6 +111,8 @@ def judge(labeler: Api) -> int:
         return 0
     left, right = (len(assignment[side]["text"]) for side in ("left", "right"))
     verdict = "tie" if left == right else "left" if left < right else "right"
+    if max(left, right) >= 1.5 * min(left, right):
+        verdict += "_much"
     body = {"verdict": verdict, "active_ms": 1}
     labeler.post(f"assignments/{assignment['id']}/judgement/", body)
     return 1
