@@ -7,8 +7,8 @@ import random
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -32,14 +32,7 @@ from annotate.models import (
     Verdict,
 )
 from models_registry import queries as registry
-from models_registry.engine.types import (
-    Engine,
-    EngineError,
-    EngineModelUnknown,
-    EngineRejected,
-    Sampled,
-    Sampling,
-)
+from models_registry.engine.types import Engine, EngineError, EngineRejected, Sampled, Sampling
 from models_registry.models import Alias, ModelVersion, RegisteredModel
 from pairloop.lib import jobs
 from pairloop.lib.errors import Refused
@@ -50,6 +43,8 @@ logger = logging.getLogger(__name__)
 MOST_BATCHES = 8
 #: Of one prompt's completions in one go; the policy's own bound.
 MOST_PAIRS = 3
+#: A prompt that no engine has a reason to refuse.
+HARMLESS = [{"role": "user", "content": "Say hello."}]
 #: The left side is forced once it was used this much more, or less, often in a labeler's last ten.
 SIDE_SLACK = 4
 
@@ -203,28 +198,39 @@ def _sample(
         for future in as_completed(asked):
             prompt, sampling = asked[future]
             try:
-                sampled = future.result()
+                sampled = answer_of(
+                    future, prompt=prompt, version=version, engine=engine, sampling=sampling
+                )
             except EngineError as error:
-                failure = failure or _prompt_blame(prompt, error)
+                failure = failure or error
             else:
-                yield prompt, sampling, sampled
+                if sampled:
+                    yield prompt, sampling, sampled
         # Only now: the other answers of the batch were worth keeping.
         if failure:
             raise failure
 
 
-def _prompt_blame(prompt: Prompt, error: EngineError) -> EngineError | None:
-    """Return an error that is not the prompt's fault; one that is sets the prompt aside."""
-    if not isinstance(error, EngineRejected) or isinstance(error, EngineModelUnknown):
-        return error
-    prompt_refuse(prompt=prompt, why=str(error))
-    return None
+def answer_of(
+    answer: Future[Sampled],
+    *,
+    prompt: Prompt,
+    version: ModelVersion,
+    engine: Engine,
+    sampling: Sampling,
+) -> Sampled | None:
+    """Return what the engine answered; None when it refused the prompt, which is then set aside.
 
-
-def prompt_refuse(*, prompt: Prompt, why: str) -> None:
-    """Set a prompt aside that the engine cannot answer; asked again, it would stop everything else."""
-    logger.warning("%s is set aside: %s", prompt, why)
-    Prompt.objects.filter(pk=prompt.pk).update(refusal=why)
+    Asked again, such a prompt would stop everything else. Raises EngineError for whatever is not the
+    prompt's fault: then the engine refuses the harmless one, too.
+    """
+    try:
+        return answer.result()
+    except EngineRejected as refused:
+        engine.sample(model=version.served_name, messages=HARMLESS, sampling=replace(sampling, n=1))
+        logger.warning("%s is set aside: %s", prompt, refused)
+        Prompt.objects.filter(pk=prompt.pk).update(refusal=str(refused))
+        return None
 
 
 @transaction.atomic

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import pairwise
@@ -29,7 +29,6 @@ from models_registry.engine.types import (
     EngineError,
     EngineModelUnknown,
     EngineRejected,
-    Sampled,
     Sampling,
 )
 from models_registry.models import ModelVersion
@@ -180,28 +179,20 @@ def _answers(
         try:
             for number, future in enumerate(as_completed(futures), start=1):
                 question, prompt = futures[future]
-                _keep(asked, question, prompt, future)
+                version, sampling = question.version, question.sampling
+                sampled = annotate.answer_of(
+                    future, prompt=prompt, version=version, engine=engine, sampling=sampling
+                )
+                # The round is measured without a prompt that the engine refuses.
+                if sampled:
+                    asked[question][prompt.pk] = annotate.completions_of_evaluation_store(
+                        prompt=prompt, version=version, sampling=sampling, sampled=sampled
+                    )
                 tell(of - len(missing) + number, of)
         finally:
             # After an error, the rest is not asked for nothing.
             pool.shutdown(wait=True, cancel_futures=True)
     return asked
-
-
-def _keep(
-    asked: dict[Question, Answers], question: Question, prompt: Prompt, future: Future[Sampled]
-) -> None:
-    """Store an answer. A prompt that the engine refuses is set aside, and the round measured without it."""
-    try:
-        sampled = future.result()
-    except EngineModelUnknown:
-        raise
-    except EngineRejected as refused:
-        annotate.prompt_refuse(prompt=prompt, why=str(refused))
-        return
-    asked[question][prompt.pk] = annotate.completions_of_evaluation_store(
-        prompt=prompt, version=question.version, sampling=question.sampling, sampled=sampled
-    )
 
 
 def compared(before: Answers, after: Answers) -> dict[str, Any]:

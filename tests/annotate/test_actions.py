@@ -22,7 +22,7 @@ from annotate.models import (
     Split,
 )
 from models_registry.engine.fake import FakeEngine
-from models_registry.engine.types import EngineFailed
+from models_registry.engine.types import EngineFailed, EngineRejected
 from models_registry.models import Alias, ModelVersion
 from pairloop.lib import jobs
 from tests import factories
@@ -148,6 +148,19 @@ class TestPairsTopUp:
         assert long not in queries.prompts_to_sample(
             model=version.model, version=version, split=Split.TRAIN, limit=10
         )
+
+    def test_blames_no_prompt_for_settings_that_the_engine_refuses(self) -> None:
+        """More tokens than the engine has room for: every prompt is refused, and none is at fault."""
+        version = sampler(queue_target=4, eval_share=0)
+        prompt = factories.PromptFactory.create(model=version.model, split=Split.TRAIN)
+        engine = FakeEngine(base=version.served_name)
+        engine.enqueue(EngineRejected("max_tokens"), EngineRejected("max_tokens"))
+
+        with pytest.raises(EngineRejected):
+            top_up(version, engine)
+
+        prompt.refresh_from_db()
+        assert prompt.refusal == ""
 
     @pytest.mark.parametrize(("pairs", "asks"), [(10, False), (9, True)])
     def test_leaves_the_machine_to_a_round_while_enough_pairs_wait(
