@@ -16,8 +16,8 @@ from annotate import actions, queries
 from annotate.forms import JudgementForm
 from annotate.models import Assignment, Verdict
 from annotate.waiting import waiting_for
+from models_registry.lookup import model_for
 from models_registry.models import RegisteredModel
-from models_registry.queries import model_of
 from pairloop.lib.http import Request, render_part
 
 
@@ -47,7 +47,7 @@ OTHERS = [
 @require_safe
 def judge(request: Request, slug: str) -> HttpResponse:
     """Show the labeler's next pair, or what they are waiting for."""
-    model = _model_for(request, slug)
+    model = model_for(request.user, slug)
     try:
         assignment = actions.pair_assign(model=model, labeler=request.user, now=timezone.now())
     except actions.QueueEmpty:
@@ -83,13 +83,6 @@ def judgement_undo(request: Request, slug: str, uuid: UUID) -> HttpResponse:
     if request.method == "POST":
         actions.judgement_undo(assignment=assignment, now=timezone.now())
     return redirect("judge", slug)
-
-
-def _model_for(request: Request, slug: str) -> RegisteredModel:
-    try:
-        return model_of(user=request.user, slug=slug)
-    except RegisteredModel.DoesNotExist as missing:
-        raise Http404 from missing
 
 
 def _assignment_for(request: Request, slug: str, uuid: UUID) -> Assignment:

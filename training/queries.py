@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from django.contrib.auth.models import User
 from django.db.models import Exists, Max, OuterRef, QuerySet
 from django.db.models.functions import Now
 
 from annotate import triples
 from annotate.models import Completion, Pair
 from models_registry.models import ModelVersion, RegisteredModel
-from models_registry.queries import model_of
 from training.models import (
     Round,
     RoundAttempt,
@@ -121,12 +119,8 @@ def round_under_way(model: RegisteredModel) -> Round | None:
     return found.order_by("-number").first()
 
 
-def round_of(*, user: User, slug: str, number: int) -> Round:
-    """Return a round of a model that the user looks after; raises Round.DoesNotExist for any other."""
-    try:
-        model = model_of(user=user, slug=slug)
-    except RegisteredModel.DoesNotExist as missing:
-        raise Round.DoesNotExist from missing
+def round_of(*, model: RegisteredModel, number: int) -> Round:
+    """Return a model's round by its number; raises Round.DoesNotExist."""
     return Round.objects.select_related(
         "model", "parent__model", "version__model", "snapshot", "started_by"
     ).get(model=model, number=number)

@@ -10,8 +10,8 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_safe
 from django_htmx.http import HTMX_STOP_POLLING
 
+from models_registry.lookup import model_for_staff
 from models_registry.models import RegisteredModel
-from models_registry.queries import model_of
 from pairloop.lib.errors import Refused
 from pairloop.lib.http import Request, render_part
 from training import actions, queries, reports
@@ -23,7 +23,7 @@ from training.models import Round
 @require_http_methods(["GET", "HEAD", "POST"])
 def rounds(request: Request, slug: str) -> HttpResponse:
     """List a model's rounds with what waits for the next; POST starts it."""
-    model = _model_for(request, slug)
+    model = model_for_staff(request.user, slug)
     if request.method != "POST":
         return _rounds(request, model, RoundForm())
     form = RoundForm(request.POST)
@@ -71,7 +71,7 @@ def round_cancel(request: Request, slug: str, number: int) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def trigger(request: Request, slug: str) -> HttpResponse:
     """Say when rounds start by themselves."""
-    model = _model_for(request, slug)
+    model = model_for_staff(request.user, slug)
     if request.method != "POST":
         return redirect("rounds", slug)
     form = TriggerForm(request.POST)
@@ -81,20 +81,9 @@ def trigger(request: Request, slug: str) -> HttpResponse:
     return redirect("rounds", slug)
 
 
-def _model_for(request: Request, slug: str) -> RegisteredModel:
-    """Return a model to whoever looks after it; to labelers its rounds do not exist."""
-    if not request.user.is_staff:
-        raise Http404
-    try:
-        return model_of(user=request.user, slug=slug)
-    except RegisteredModel.DoesNotExist as missing:
-        raise Http404 from missing
-
-
 def _round_for(request: Request, slug: str, number: int) -> Round:
-    _model_for(request, slug)
     try:
-        return queries.round_of(user=request.user, slug=slug, number=number)
+        return queries.round_of(model=model_for_staff(request.user, slug), number=number)
     except Round.DoesNotExist as missing:
         raise Http404 from missing
 

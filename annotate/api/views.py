@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from typing import IO, Any, cast
+from typing import IO, Any
 from uuid import UUID
 
 from django.contrib.auth.models import User
@@ -15,16 +15,14 @@ from rest_framework import status
 from rest_framework.exceptions import ParseError, ValidationError
 from rest_framework.parsers import BaseParser, JSONParser
 from rest_framework.renderers import JSONRenderer
-from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from annotate import actions, prompts, queries, triples
 from annotate.api.serializers import AssignmentOut, JudgementIn, JudgementOut, TriplesIn
 from annotate.models import Assignment, Pair
-from models_registry.models import RegisteredModel
-from models_registry.queries import model_of
-from pairloop.lib.api import MemberView
+from models_registry.lookup import model_for
+from pairloop.lib.api import MemberView, Request
 
 
 class Lines(dict[str, Any]):
@@ -58,7 +56,7 @@ class PromptsView(APIView):
 
     def post(self, request: Request, slug: str) -> Response:
         """Import a JSON list or JSON lines; good ones stay whatever the bad ones are."""
-        model = _model_for(_user(request), slug)
+        model = model_for(request.user, slug)
         report = actions.prompts_import(model=model, lines=_numbered(request))
         return Response(
             {
@@ -76,10 +74,9 @@ class AssignmentsView(MemberView):
 
     def post(self, request: Request, slug: str) -> Response:
         """Lease a pair, or return the one that is leased to them already; 204 when none waits."""
-        user = _user(request)
-        model = _model_for(user, slug)
+        model = model_for(request.user, slug)
         try:
-            assignment = actions.pair_assign(model=model, labeler=user, now=timezone.now())
+            assignment = actions.pair_assign(model=model, labeler=request.user, now=timezone.now())
         except actions.QueueEmpty:
             return Response(status=status.HTTP_204_NO_CONTENT)
         context = {"guidelines_version": queries.policy_of(model).guidelines_version}
@@ -92,7 +89,7 @@ class JudgementView(MemberView):
 
     def post(self, request: Request, uuid: UUID) -> Response:
         """Record it; repeated, the answer is what stands."""
-        assignment = _assignment_for(_user(request), uuid)
+        assignment = _assignment_for(request.user, uuid)
         said = JudgementIn(data=request.data)
         said.is_valid(raise_exception=True)
         judgement, is_new = actions.judgement_record(
@@ -103,7 +100,7 @@ class JudgementView(MemberView):
 
     def delete(self, request: Request, uuid: UUID) -> Response:
         """Take it back; the pair is their next assignment again."""
-        assignment = _assignment_for(_user(request), uuid)
+        assignment = _assignment_for(request.user, uuid)
         actions.judgement_undo(assignment=assignment, now=timezone.now())
         return Response(status=status.HTTP_204_NO_CONTENT)
 
@@ -122,7 +119,7 @@ class TriplesView(APIView):
 
     def get(self, request: Request, slug: str) -> HttpResponseBase:
         """Stream one triple a line; those that are ties only when asked for."""
-        model = _model_for(_user(request), slug)
+        model = model_for(request.user, slug)
         asked = TriplesIn(data=request.query_params)
         asked.is_valid(raise_exception=True)
         lines = _lines(triples.triple_pairs(model=model), **asked.validated_data)
@@ -143,18 +140,6 @@ def _lines(pairs: QuerySet[Pair, Pair], *, ties: bool, keys: str) -> Iterator[st
     for triple in triples.triples_of(pairs):
         if ties or triple.target > 0.5:
             yield json.dumps(triple.line(good=good, bad=bad), ensure_ascii=False) + "\n"
-
-
-def _user(request: Request) -> User:
-    # The permissions let nobody in who is not logged in.
-    return cast(User, request.user)
-
-
-def _model_for(user: User, slug: str) -> RegisteredModel:
-    try:
-        return model_of(user=user, slug=slug)
-    except RegisteredModel.DoesNotExist as missing:
-        raise Http404 from missing
 
 
 def _assignment_for(user: User, uuid: UUID) -> Assignment:

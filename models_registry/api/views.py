@@ -7,13 +7,13 @@ from typing import Any
 from django.http import Http404
 from django.utils import timezone
 from rest_framework import serializers
-from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from models_registry import actions, queries
+from models_registry.lookup import model_for
 from models_registry.models import Alias, AliasMove, ModelVersion, RegisteredModel
-from pairloop.lib.api import MemberView
+from pairloop.lib.api import MemberView, Request
 
 
 class AliasIn(serializers.Serializer[Any]):
@@ -28,7 +28,7 @@ class ModelsView(MemberView):
 
     def get(self, request: Request) -> Response:
         """List them; a labeler learns no more than their names."""
-        return Response([_model_out(model, request) for model in queries.models_of(_user(request))])
+        return Response([_model_out(model, request) for model in queries.models_of(request.user)])
 
 
 class ModelView(MemberView):
@@ -36,7 +36,7 @@ class ModelView(MemberView):
 
     def get(self, request: Request, slug: str) -> Response:
         """Describe it; a labeler learns no more than its name."""
-        return Response(_model_out(_model_for(request, slug), request))
+        return Response(_model_out(model_for(request.user, slug), request))
 
 
 class VersionsView(APIView):
@@ -44,7 +44,7 @@ class VersionsView(APIView):
 
     def get(self, request: Request, slug: str) -> Response:
         """List them, the newest first."""
-        versions = queries.versions_of(_model_for(request, slug))
+        versions = queries.versions_of(model_for(request.user, slug))
         return Response([_version_out(version) for version in versions])
 
 
@@ -53,7 +53,7 @@ class VersionView(APIView):
 
     def get(self, request: Request, slug: str, number: int) -> Response:
         """Describe it, with metrics and card."""
-        version = _version_for(_model_for(request, slug), number)
+        version = _version_for(model_for(request.user, slug), number)
         return Response(_version_out(version) | {"metrics": version.metrics, "card": version.card})
 
 
@@ -62,7 +62,7 @@ class AliasView(APIView):
 
     def post(self, request: Request, slug: str, name: str) -> Response:
         """Point `champion` at another version."""
-        model = _model_for(request, slug)
+        model = model_for(request.user, slug)
         asked = AliasIn(data=request.data)
         asked.is_valid(raise_exception=True)
         if name != Alias.CHAMPION:
@@ -73,23 +73,11 @@ class AliasView(APIView):
         move = actions.version_promote(
             model=model,
             version=_version_for(model, asked.validated_data["version"]),
-            by=_user(request),
+            by=request.user,
             reason=asked.validated_data["reason"],
             now=timezone.now(),
         )
         return Response(_move_out(move))
-
-
-def _user(request: Request) -> Any:
-    # The permissions let nobody in who is not logged in.
-    return request.user
-
-
-def _model_for(request: Request, slug: str) -> RegisteredModel:
-    try:
-        return queries.model_of(user=_user(request), slug=slug)
-    except RegisteredModel.DoesNotExist as missing:
-        raise Http404 from missing
 
 
 def _version_for(model: RegisteredModel, number: int) -> ModelVersion:
@@ -101,7 +89,7 @@ def _version_for(model: RegisteredModel, number: int) -> ModelVersion:
 
 def _model_out(model: RegisteredModel, request: Request) -> dict[str, Any]:
     named = {"slug": model.slug, "name": model.name}
-    if not _user(request).is_staff:
+    if not request.user.is_staff:
         return named
     aliases = model.aliases.select_related("version").order_by("name")
     return named | {

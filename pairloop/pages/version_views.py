@@ -11,8 +11,9 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_safe
 
 from models_registry import actions
+from models_registry.lookup import model_for_staff
 from models_registry.models import ModelVersion, RegisteredModel
-from models_registry.queries import champion_before, champion_moves, champion_of, model_of
+from models_registry.queries import champion_before, champion_moves, champion_of
 from pairloop.lib.errors import Refused
 from pairloop.lib.http import Request
 from pairloop.pages import version_queries
@@ -34,7 +35,7 @@ class RollbackForm(ReasonForm):
 @require_safe
 def versions(request: Request, slug: str) -> HttpResponse:
     """List a model's versions and the history of its champion."""
-    model = _model_for(request, slug)
+    model = model_for_staff(request.user, slug)
     context = {
         "model": model,
         "rows": version_queries.version_rows(model),
@@ -47,14 +48,14 @@ def versions(request: Request, slug: str) -> HttpResponse:
 @require_safe
 def version(request: Request, slug: str, number: int) -> HttpResponse:
     """Show everything that is known about one version."""
-    return _page(request, _model_for(request, slug), number)
+    return _page(request, model_for_staff(request.user, slug), number)
 
 
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 def version_promote(request: Request, slug: str, number: int) -> HttpResponse:
     """Make a version the champion."""
-    model = _model_for(request, slug)
+    model = model_for_staff(request.user, slug)
     row = _row_for(model, number)
     if request.method != "POST":
         # A login in between comes back with GET.
@@ -77,7 +78,7 @@ def version_promote(request: Request, slug: str, number: int) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def versions_rollback(request: Request, slug: str) -> HttpResponse:
     """Make the version champion again that it was before."""
-    model = _model_for(request, slug)
+    model = model_for_staff(request.user, slug)
     if request.method != "POST":
         return redirect("versions", slug)
     form = RollbackForm(request.POST)
@@ -116,17 +117,6 @@ def _page(
         "refused": refused,
     }
     return render(request, "pages/version.html", context, status=status)
-
-
-def _model_for(request: Request, slug: str) -> RegisteredModel:
-    try:
-        model = model_of(user=request.user, slug=slug)
-    except RegisteredModel.DoesNotExist as missing:
-        raise Http404 from missing
-    # A labeler stays blind, also to there being versions.
-    if not request.user.is_staff:
-        raise Http404
-    return model
 
 
 def _row_for(model: RegisteredModel, number: int) -> version_queries.VersionRow:

@@ -8,8 +8,7 @@ from rest_framework import status
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from models_registry.models import RegisteredModel
-from models_registry.queries import model_of
+from models_registry.lookup import model_for
 from pairloop.lib.api import Request
 from training import actions, queries
 from training.api.serializers import RoundIn
@@ -21,7 +20,7 @@ class Rounds(APIView):
 
     def get(self, request: Request, slug: str) -> Response:
         """List them, the newest first."""
-        model = _model_for(request, slug)
+        model = model_for(request.user, slug)
         return Response(
             {
                 "triples_waiting": queries.triples_waiting(model),
@@ -31,7 +30,7 @@ class Rounds(APIView):
 
     def post(self, request: Request, slug: str) -> Response:
         """Start one on the triples that wait."""
-        model = _model_for(request, slug)
+        model = model_for(request.user, slug)
         wishes = RoundIn(data=request.data)
         wishes.is_valid(raise_exception=True)
         round_ = actions.round_start(
@@ -60,15 +59,8 @@ class CancelRound(APIView):
         return Response(queries.as_dict(_round_for(request, slug, number)))
 
 
-def _model_for(request: Request, slug: str) -> RegisteredModel:
-    try:
-        return model_of(user=request.user, slug=slug)
-    except RegisteredModel.DoesNotExist as missing:
-        raise Http404 from missing
-
-
 def _round_for(request: Request, slug: str, number: int) -> Round:
     try:
-        return queries.round_of(user=request.user, slug=slug, number=number)
+        return queries.round_of(model=model_for(request.user, slug), number=number)
     except Round.DoesNotExist as missing:
         raise Http404 from missing
