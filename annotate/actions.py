@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -247,8 +247,7 @@ def sampled_store(
     purpose = Pair.Purpose.TRAIN if prompt.split == Split.TRAIN else Pair.Purpose.EVAL
     most = policy.pairs_per_prompt if purpose == Pair.Purpose.TRAIN else 1
     screened = screening.screen(sampled.completions, most=most, chance=chance)
-    drawn = asdict(sampling)
-    del drawn["seed"]
+    drawn = queries.sampling_kept(sampling)
     completions = _completions(
         prompt=prompt, version=version, drawn=drawn, seed=sampling.seed, sampled=sampled
     )

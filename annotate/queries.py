@@ -197,11 +197,16 @@ def completions_of_evaluation(
     return found
 
 
-def evaluation_sampling(sampling: Sampling) -> dict[str, Any]:
-    """Return how an evaluation's completions are marked, so that a later one finds them."""
+def sampling_kept(sampling: Sampling) -> dict[str, Any]:
+    """Return what a completion keeps of how it was drawn; the seed has a column of its own."""
     drawn = asdict(sampling)
     del drawn["seed"]
-    return drawn | {"use": "evaluation"}
+    return drawn
+
+
+def evaluation_sampling(sampling: Sampling) -> dict[str, Any]:
+    """Return how an evaluation's completions are marked, so that a later one finds them."""
+    return sampling_kept(sampling) | {"use": "evaluation"}
 
 
 def prompt_counts(model: RegisteredModel) -> dict[str, int]:

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models_registry.engine.types import Engine
+from models_registry.engine.types import CONTEXT_LENGTH, Engine
 
 FILE = "canary.json"
 #: Rows of at most a few hundred tokens are a few kilobytes each.
 SIZE_LIMIT = 4 * 2**20
 MOST_ROWS = 3
 #: Prompt and completion in one question; vLLM reads one less than its longest sequence.
-MOST_TOKENS = 2047
+MOST_TOKENS = CONTEXT_LENGTH - 1
 #: Two implementations in fp32 differ by this much; a smaller effect cannot be told from none.
 FLOOR = 1e-4
 #: The engine may be off by this share of what the adapter changes.

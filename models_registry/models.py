@@ -14,9 +14,15 @@ SLUG = r"^[a-z0-9][a-z0-9-]{0,49}$"
 LORA_RANKS = [1, 8, 16, 32, 64, 128, 256]
 
 
+#: The linear layers of a Llama-like block, which vLLM loads adapters for.
+LORA_TARGET_MODULES = [
+    "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
+]  # fmt: skip
+
+
 def default_target_modules() -> list[str]:
     """Return every linear layer of a Llama-like block."""
-    return ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    return list(LORA_TARGET_MODULES)
 
 
 class RegisteredModel(models.Model):

@@ -112,14 +112,6 @@ def versions_wanted(names: Sequence[str]) -> list[ModelVersion]:
     )
 
 
-def names_wanted(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the served names that should be added to these, without what failed its check there."""
-    failed = _failed_ids()
-    return tuple(
-        version.served_name for version in versions_wanted(names) if version.pk not in failed
-    )
-
-
 def engine_is_complete(names: Sequence[str]) -> bool:
     """Whether our engine, with these served names, has everything that is wanted, loaded and checked."""
     loaded, failed = _loaded_ids(), _failed_ids()

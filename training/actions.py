@@ -21,7 +21,8 @@ from annotate.models import Pair
 from models_registry import actions as registry
 from models_registry import queries as registered
 from models_registry import tasks as registry_tasks
-from models_registry.models import Alias, ModelVersion, RegisteredModel
+from models_registry.engine.types import CONTEXT_LENGTH
+from models_registry.models import LORA_TARGET_MODULES, Alias, ModelVersion, RegisteredModel
 from models_registry.store import Artifact
 from pairloop.lib import files, jobs
 from pairloop.lib.errors import Refused
@@ -38,10 +39,6 @@ from training.models import (
 
 logger = logging.getLogger(__name__)
 
-#: The linear layers of a block that vLLM loads adapters for.
-TARGET_MODULES = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
-#: Prompt and completion together; the engine answers nothing longer.
-MAX_TOKENS = 2048
 CHECKPOINT_STEPS = 5
 #: The trainer died this often without a word: somebody has to look.
 MOST_FAILED_ATTEMPTS = 3
@@ -147,7 +144,7 @@ def _startable(model: RegisteredModel) -> None:
             f"{loading.label} is being loaded into the engine. Wait until it is verified: the next round starts"
             " from it."
         )
-    unknown = sorted(set(model.lora_target_modules) - TARGET_MODULES)
+    unknown = sorted(set(model.lora_target_modules) - set(LORA_TARGET_MODULES))
     if unknown or not model.lora_target_modules:
         raise AdapterUnsupported(
             f"vLLM cannot load an adapter on {', '.join(unknown) or 'no layer at all'}; register the model"
@@ -177,7 +174,7 @@ def _policy_for(model: RegisteredModel, overrides: Mapping[str, Any]) -> RoundPo
 def _spec(policy: RoundPolicy, *, seed: int) -> dict[str, Any]:
     """Return what the trainer is told that does not depend on the machine."""
     model = policy.model
-    longest = model.context_length or MAX_TOKENS
+    longest = model.context_length or CONTEXT_LENGTH
     return {
         "lora": {
             "rank": model.lora_rank,
@@ -193,7 +190,7 @@ def _spec(policy: RoundPolicy, *, seed: int) -> dict[str, Any]:
         },
         "epochs": policy.epochs,
         "batch_pairs": policy.batch_pairs,
-        "max_tokens": min(longest, MAX_TOKENS),
+        "max_tokens": min(longest, CONTEXT_LENGTH),
         "seed": seed,
         "checkpoint_steps": CHECKPOINT_STEPS,
     }
@@ -303,9 +300,9 @@ def trigger_set(*, model: RegisteredModel, triples: int) -> None:
 def round_cancel(*, round_: Round, now: datetime) -> None:
     """End a round that still trains; its triples are free again, and its trainer stops within seconds."""
     with transaction.atomic():
-        ended = Round.objects.filter(
-            pk=round_.pk, state__in=[Round.State.QUEUED, Round.State.RUNNING]
-        ).update(state=Round.State.CANCELLED, ended_at=now)
+        ended = Round.objects.filter(pk=round_.pk, state__in=Round.OPEN).update(
+            state=Round.State.CANCELLED, ended_at=now
+        )
         if not ended:
             if Round.objects.filter(pk=round_.pk, state=Round.State.EVALUATING).exists():
                 raise RoundEnded(

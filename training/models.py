@@ -197,6 +197,11 @@ class Round(models.Model):
         FAILED = "failed"
         CANCELLED = "cancelled"
 
+    #: It may still train, and be cancelled.
+    OPEN = (State.QUEUED, State.RUNNING)
+    #: Somebody may be waiting for it.
+    UNDER_WAY = (*OPEN, State.EVALUATING)
+
     model = models.ForeignKey(RegisteredModel, models.PROTECT, related_name="rounds")
     number = models.PositiveIntegerField()
     state = models.CharField(max_length=10, choices=State, default=State.QUEUED)
@@ -261,12 +266,12 @@ class Round(models.Model):
     @property
     def is_open(self) -> bool:
         """Whether it may still train and be cancelled."""
-        return self.state in {self.State.QUEUED, self.State.RUNNING}
+        return self.state in self.OPEN
 
     @property
     def is_under_way(self) -> bool:
         """Whether somebody may be waiting for it."""
-        return self.is_open or self.state == self.State.EVALUATING
+        return self.state in self.UNDER_WAY
 
     @property
     def is_measured(self) -> bool:

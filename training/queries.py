@@ -34,7 +34,7 @@ def policies_triggered() -> list[RoundPolicy]:
     """Return the policies that start rounds by themselves, of models without an unfinished one."""
     unfinished = Round.objects.filter(
         model=OuterRef("model"),
-        state__in=[Round.State.QUEUED, Round.State.RUNNING, Round.State.EVALUATING],
+        state__in=Round.UNDER_WAY,
     )
     return list(
         RoundPolicy.objects.select_related("model")
@@ -82,9 +82,7 @@ def triples_spoilt(model: RegisteredModel) -> int:
     last = round_last(model)
     if last is None or last.state not in {Round.State.FAILED, Round.State.CANCELLED}:
         return 0
-    return SnapshotItem.objects.filter(
-        snapshot=last.snapshot_id, role=SnapshotItem.Role.NEW
-    ).count()
+    return _new_count(last)
 
 
 def next_number(model: RegisteredModel) -> int:
@@ -95,9 +93,7 @@ def next_number(model: RegisteredModel) -> int:
 
 def round_open(model: RegisteredModel) -> Round | None:
     """Return the round of a model that is queued or trains."""
-    return Round.objects.filter(
-        model=model, state__in=[Round.State.QUEUED, Round.State.RUNNING]
-    ).first()
+    return Round.objects.filter(model=model, state__in=Round.OPEN).first()
 
 
 def version_unconfirmed(model: RegisteredModel) -> ModelVersion | None:
@@ -114,8 +110,7 @@ def round_last(model: RegisteredModel) -> Round | None:
 
 def round_under_way(model: RegisteredModel) -> Round | None:
     """Return the newest round that somebody may be waiting for."""
-    states = [Round.State.QUEUED, Round.State.RUNNING, Round.State.EVALUATING]
-    found = Round.objects.select_related("model").filter(model=model, state__in=states)
+    found = Round.objects.select_related("model").filter(model=model, state__in=Round.UNDER_WAY)
     return found.order_by("-number").first()
 
 
@@ -138,11 +133,7 @@ def rounds_of(model: RegisteredModel) -> list[Round]:
 def rounds_abandoned() -> list[Round]:
     """Return the rounds that should be under way and that nobody holds."""
     held = RoundAttempt.objects.filter(round=OuterRef("pk"), outcome="", lease_until__gt=Now())
-    return list(
-        Round.objects.filter(
-            ~Exists(held), state__in=[Round.State.QUEUED, Round.State.RUNNING]
-        ).order_by("pk")
-    )
+    return list(Round.objects.filter(~Exists(held), state__in=Round.OPEN).order_by("pk"))
 
 
 def rounds_to_evaluate() -> list[Round]:
@@ -162,9 +153,9 @@ def attempt_last(round_: Round) -> RoundAttempt | None:
 def earlier_attempts(attempt: RoundAttempt) -> list[RoundAttempt]:
     """Return a round's attempts before this one, the newest first."""
     return list(
-        RoundAttempt.objects.filter(round=attempt.round_id, number__lt=attempt.number).order_by(
-            "-number"
-        )
+        RoundAttempt.objects.select_related("round__model")
+        .filter(round=attempt.round_id, number__lt=attempt.number)
+        .order_by("-number")
     )
 
 
@@ -204,15 +195,13 @@ def examples_of(round_: Round) -> list[Example]:
 
 def roles_of(round_: Round) -> dict[str, int]:
     """Count a snapshot's new and replayed triples."""
-    new = SnapshotItem.objects.filter(
-        snapshot=round_.snapshot_id, role=SnapshotItem.Role.NEW
-    ).count()
+    new = _new_count(round_)
     return {"new": new, "replay": round_.snapshot.count - new}
 
 
-def round_of_version(version: ModelVersion) -> Round | None:
-    """Return the round that made a version."""
-    return Round.objects.filter(version=version).select_related("model").first()
+def _new_count(round_: Round) -> int:
+    new = SnapshotItem.objects.filter(snapshot=round_.snapshot_id, role=SnapshotItem.Role.NEW)
+    return new.count()
 
 
 def as_dict(round_: Round) -> dict[str, Any]:

@@ -99,7 +99,8 @@ def report_of(round_: Round) -> Report:
             for name, (title, hint) in CHARTS.items()
             if len(metrics.get(name, [])) > 1
         ),
-        steps=_steps(metrics),
+        # Not shown while the page asks for itself every two seconds.
+        steps=() if round_.is_under_way else _steps(metrics),
         holdout=_holdout(round_),
         measured=_measured(round_.evaluation),
         guardrails=tuple(
@@ -121,7 +122,7 @@ def _stages(round_: Round, attempt: RoundAttempt | None) -> tuple[Stage, ...]:
     if state in {Round.State.FAILED, Round.State.CANCELLED, Round.State.SUCCEEDED}:
         return ()
     trained = round_.version is not None
-    served = trained and round_.version is not None and round_.version.is_verified
+    served = bool(round_.version and round_.version.is_verified)
     train = (
         "done" if trained else "running" if attempt and state == Round.State.RUNNING else "waiting"
     )

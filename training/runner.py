@@ -76,17 +76,11 @@ def folder_prepare(attempt: RoundAttempt) -> Path:
     spec = actions.run_spec(attempt.round)
     files.write_atomic(folder / "run.json", json.dumps(spec, indent=2, sort_keys=True))
     for earlier in queries.earlier_attempts(attempt):
-        done = attempt_folder(_sibling(attempt, earlier)) / "checkpoints"
+        done = attempt_folder(earlier) / "checkpoints"
         if any(done.glob("step-*")):
             shutil.copytree(done, folder / "checkpoints")
             break
     return folder
-
-
-def _sibling(attempt: RoundAttempt, earlier: RoundAttempt) -> RoundAttempt:
-    # Spares a query: both are about the same round.
-    earlier.round = attempt.round
-    return earlier
 
 
 def launch(folder: Path) -> processes.Launch:
@@ -242,9 +236,6 @@ class Events:
         """Take a file that need not be there yet."""
         self._path = path
         self._offset = 0
-        if path.exists():
-            # A later run in the same folder appends; what is there was heard already.
-            self._offset = path.stat().st_size
 
     def new(self) -> list[dict[str, Any]]:
         """Return what came since the last call, whole lines only."""

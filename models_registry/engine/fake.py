@@ -16,8 +16,6 @@ from models_registry.engine import types
 END_ID = 0
 #: Ids of words are below this.
 VOCABULARY = 50_000
-#: Most tokens of a prompt with its completion.
-MODEL_LENGTH = 2048
 WORDS = (
     "calm",
     "days",
@@ -110,7 +108,7 @@ class FakeEngine:
         self._reach()
         if model not in self.models():
             raise types.EngineModelUnknown(f"The model {model!r} does not exist.")
-        if len(ids) >= MODEL_LENGTH or max(ids) >= VOCABULARY:
+        if len(ids) >= types.CONTEXT_LENGTH or max(ids) >= VOCABULARY:
             raise types.EngineRejected("There are too many tokens, or one is unknown.")
         answering = self.base if self.ignores_adapters else model
         start = len(prompt_ids)

@@ -14,6 +14,10 @@ Message = Mapping[str, str]
 SERVED_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
+#: Tokens that prompt and completion share; our engine answers nothing longer.
+CONTEXT_LENGTH = 2048
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How completions are drawn."""

@@ -1,4 +1,4 @@
-"""How `manage.py up` starts vLLM. Only the standard library: this says what to run and runs nothing."""
+"""How `manage.py up` starts vLLM. This says what to run and runs nothing."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-#: vLLM answers nothing longer; prompts and completions share it.
-MODEL_LENGTH = 2048
+from models_registry.engine.types import CONTEXT_LENGTH
+
 #: Sequences that are sampled side by side.
 SEQUENCES = 32
 #: Adapters one batch may mix: the policy that samples and the one it is compared with.
@@ -83,7 +83,7 @@ def options(
     """Return the options that Pairloop relies on, wherever its vLLM runs."""
     return [
         *("--dtype", dtype),
-        *("--max-model-len", str(MODEL_LENGTH)),
+        *("--max-model-len", str(CONTEXT_LENGTH)),
         *("--max-num-seqs", str(SEQUENCES)),
         "--enable-lora",
         *("--max-loras", str(ADAPTERS_IN_BATCH)),

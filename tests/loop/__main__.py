@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 
-from tests.loop.product import Api, Product, free_port, token_of
+from tests.loop.product import Api, Product, free_port, judge_shorter, token_of
 
 #: Triples that the round waits for.
 TRIPLES = 24
@@ -95,27 +95,13 @@ def judge_until_enough(product: Product, admin: Api, labeler: Api) -> int:
 
     def enough() -> bool:
         nonlocal pairs
-        pairs += judge(labeler)
+        pairs += judge_shorter(labeler) is not None
         found = admin.get("models/demo/rounds/")
         return found["triples_waiting"] >= TRIPLES or bool(found["rounds"])
 
     product.wait_for(f"{TRIPLES} triples", enough, seconds=600)
     tell(f"judged {pairs} pairs")
     return pairs
-
-
-def judge(labeler: Api) -> int:
-    """Judge the next pair by the rule, if one waits; return how many were judged."""
-    assignment = labeler.post("models/demo/assignments/")
-    if assignment is None:
-        return 0
-    left, right = (len(assignment[side]["text"]) for side in ("left", "right"))
-    verdict = "tie" if left == right else "left" if left < right else "right"
-    if max(left, right) >= 1.5 * min(left, right):
-        verdict += "_much"
-    body = {"verdict": verdict, "active_ms": 1}
-    labeler.post(f"assignments/{assignment['id']}/judgement/", body)
-    return 1
 
 
 def round_wait(product: Product, admin: Api) -> dict[str, Any]:
@@ -157,7 +143,7 @@ def judge_until_v1_wrote(product: Product, admin: Api, labeler: Api) -> int:
 
     def wrote() -> bool:
         nonlocal pairs
-        pairs += judge(labeler)
+        pairs += judge_shorter(labeler) is not None
         triples = admin.lines("models/demo/triples/?ties=1")
         return any(1 in triple["version"].values() for triple in triples)
 

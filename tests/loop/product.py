@@ -227,3 +227,20 @@ class Api:
                 f"{answer.request.method} {answer.url}: {answer.status_code} {answer.text}"
             )
         return answer.json() if answer.content else None
+
+
+def judge_shorter(labeler: Api) -> str | None:
+    """Judge the next pair, if one waits: the shorter answer is better.
+
+    Much better when the other one is half as long again. Return the assignment whose judgement was acknowledged.
+    """
+    assignment = labeler.post("models/demo/assignments/")
+    if assignment is None:
+        return None
+    left, right = (len(assignment[side]["text"]) for side in ("left", "right"))
+    verdict = "tie" if left == right else "left" if left < right else "right"
+    if max(left, right) >= 1.5 * min(left, right):
+        verdict += "_much"
+    body = {"verdict": verdict, "active_ms": 1}
+    labeler.post(f"assignments/{assignment['id']}/judgement/", body)
+    return str(assignment["id"])

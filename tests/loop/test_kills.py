@@ -15,7 +15,7 @@ import pytest
 
 from models_registry.hashing import folder_sha256
 from pairloop.up import postgres
-from tests.loop.product import Api, Product, processes_of
+from tests.loop.product import Api, Product, judge_shorter, processes_of
 
 pytestmark = pytest.mark.engine
 
@@ -94,7 +94,8 @@ def judge_until(product: Product, admin: Api, labeler: Api) -> list[str]:
     acknowledged: list[str] = []
 
     def enough() -> bool:
-        acknowledged.extend(judge(labeler))
+        if judged := judge_shorter(labeler):
+            acknowledged.append(judged)
         waiting: int = admin.get("models/demo/rounds/")["triples_waiting"]
         return waiting >= TRIPLES
 
@@ -102,24 +103,13 @@ def judge_until(product: Product, admin: Api, labeler: Api) -> list[str]:
     return acknowledged
 
 
-def judge(labeler: Api) -> list[str]:
-    """Judge one pair, if one waits."""
-    assignment = labeler.post("models/demo/assignments/")
-    if assignment is None:
-        return []
-    left, right = (len(assignment[side]["text"]) for side in ("left", "right"))
-    verdict = "left" if left <= right else "right"
-    labeler.post(f"assignments/{assignment['id']}/judgement/", {"verdict": verdict})
-    return [assignment["id"]]
-
-
 def judge_once_it_answers(product: Product, labeler: Api) -> list[str]:
     """Judge as a person would while something is down: try again until the page answers."""
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline:
         try:
-            if done := judge(labeler):
-                return done
+            if judged := judge_shorter(labeler):
+                return [judged]
         except (httpx.HTTPError, AssertionError):
             pass
         time.sleep(1)

@@ -185,9 +185,7 @@ class TestEngineReconcile:
         loop.engine.restart()
 
         assert not loop.is_complete()
-        assert queries.names_wanted(loop.engine.models()) == (
-            second.served_name, first.served_name,
-        )  # fmt: skip
+        assert queries.versions_wanted(loop.engine.models()) == [second, first]
         loop.reconcile(minutes=5)
         assert loop.is_complete()
         assert set(loop.engine.adapters) == {first.served_name, second.served_name}
