@@ -15,7 +15,7 @@ from typing import Any
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import transaction
-from django.db.models import Exists, F, OuterRef, Q
+from django.db.models import Exists, F, OuterRef, Q, QuerySet
 
 from annotate import prompts, queries, screening, tasks
 from annotate.models import (
@@ -381,21 +381,32 @@ def _first_goes_left(labeler: User) -> bool:
 @transaction.atomic
 def leases_release(*, model: RegisteredModel, now: datetime) -> int:
     """Give the pairs of expired leases back to the queue; return how many."""
-    expired = list(
-        Assignment.objects.select_for_update(skip_locked=True, of=("self",))
-        .filter(closed_at=None, expires_at__lte=now, pair__prompt__model=model)
-        .order_by("pair")
+    return _leases_end(
+        Assignment.objects.select_for_update(skip_locked=True, of=("self",)).filter(
+            expires_at__lte=now, pair__prompt__model=model
+        ),
+        now=now,
     )
-    for assignment in expired:
+
+
+@transaction.atomic
+def leases_give_back(*, labeler: User, now: datetime, model: RegisteredModel | None = None) -> int:
+    """Give back what a labeler holds, of one model or of all, for somebody else to judge; return how many."""
+    _lock_labeler(labeler.pk)
+    held = Assignment.objects.select_for_update(of=("self",)).filter(labeler=labeler)
+    return _leases_end(held.filter(pair__prompt__model=model) if model else held, now=now)
+
+
+def _leases_end(leases: QuerySet[Assignment, Assignment], *, now: datetime) -> int:
+    ended = list(leases.filter(closed_at=None).order_by("pair"))
+    for assignment in ended:
         if assignment.is_on_top:
             continue
         QueueEntry.objects.filter(pk=assignment.pair_id, leased__gt=0).update(
             leased=F("leased") - 1
         )
-    Assignment.objects.filter(pk__in=[assignment.pk for assignment in expired]).update(
-        closed_at=now
-    )
-    return len(expired)
+    Assignment.objects.filter(pk__in=[assignment.pk for assignment in ended]).update(closed_at=now)
+    return len(ended)
 
 
 @transaction.atomic

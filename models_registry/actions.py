@@ -17,7 +17,6 @@ from models_registry.engine.types import Engine, EngineError, EngineUnreachable
 from models_registry.models import (
     Alias,
     AliasMove,
-    Membership,
     ModelVersion,
     RegisteredModel,
     Serving,
@@ -443,12 +442,3 @@ def _version_drop(version: ModelVersion, *, state: str, reason: str, now: dateti
             alias_move(
                 model=locked, name=alias.name, version=ancestor, by=None, reason=reason, now=now
             )
-
-
-# --- Members -------------------------------------------------------------------------------------------
-
-
-def member_add(*, model: RegisteredModel, user: User) -> Membership:
-    """Let a user judge pairs of a model."""
-    membership, _ = Membership.objects.get_or_create(model=model, user=user)
-    return membership

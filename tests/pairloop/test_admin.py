@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 from django.contrib import admin
-from django.contrib.auth.models import Group
+from django.contrib.auth.models import User
 from django.db import connection
 from django.db.models import Model
 from django.test import Client
@@ -27,6 +27,7 @@ from models_registry.models import (
     Membership,
     ModelVersion,
     Outcome,
+    PersonChange,
     RegisteredModel,
     Serving,
 )
@@ -78,6 +79,8 @@ MAKERS = {
     ModelVersion: factories.ModelVersionFactory.create,
     Alias: factories.RegisteredModelFactory.create,
     AliasMove: factories.AliasMoveFactory.create,
+    PersonChange: factories.PersonChangeFactory.create,
+    User: factories.UserFactory.create,
     Serving: factories.ServingFactory.create,
     Comparison: factories.ComparisonFactory.create,
     Outcome: factories.OutcomeFactory.create,
@@ -120,7 +123,7 @@ def _a_row_of_each(no_jobs: None) -> None:
     first = factories.RoundFactory.create(model=model, snapshot=item.snapshot)
     factories.RoundAttemptFactory.create(round=first)
     factories.RoundMetricFactory.create(round=first)
-    Group.objects.create(name="labelers")
+    factories.PersonChangeFactory.create()
     tasks.leases_release.defer()
 
 
@@ -143,9 +146,9 @@ class TestPages:
         } == set()
 
     def test_open_for_staff_but_for_what_is_not_ours(self, client: Client) -> None:
-        # In Pairloop an admin is who is staff; users and groups are the superuser's.
+        # In Pairloop an admin is who is staff; only the queue's tables are the superuser's.
         client.force_login(factories.UserFactory.create(is_staff=True))
-        ours = [model for model in SHOWN if model._meta.app_label in OURS]
+        ours = [model for model in SHOWN if model._meta.app_label in OURS or model is User]
         others = [model for model in SHOWN if model not in ours]
 
         assert set(statuses(client, pages_of(ours)).values()) == {200}
@@ -168,10 +171,10 @@ class TestPages:
 
 @pytest.mark.usefixtures("_a_row_of_each")
 class TestReadOnlyPages:
-    def test_are_all_but_settings_and_members(self) -> None:
+    def test_are_all_but_settings(self) -> None:
         ours = {model for model in SHOWN if model._meta.app_label in OURS}
 
-        assert ours - set(READ_ONLY) == {JudgingPolicy, RoundPolicy, Membership}
+        assert ours - set(READ_ONLY) == {JudgingPolicy, RoundPolicy}
 
     def test_offer_nothing_that_writes(self, superuser: Client) -> None:
         for model in READ_ONLY:
@@ -243,17 +246,6 @@ class TestSettingsPages:
         assert refused.status_code == 200
         assert refused.context["adminform"].form.errors
         assert accepted.status_code == 302
-
-
-class TestMembershipPage:
-    def test_adds_and_removes_a_member(self, superuser: Client) -> None:
-        model, user = factories.RegisteredModelFactory.create(), factories.UserFactory.create()
-
-        superuser.post(address(Membership, "add"), {"model": model.pk, "user": user.pk})
-        membership = Membership.objects.get(model=model, user=user)
-        superuser.post(address(Membership, "delete", membership.pk), {"post": "yes"})
-
-        assert not Membership.objects.exists()
 
 
 class TestGuidelines:
