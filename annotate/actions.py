@@ -6,7 +6,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -34,7 +34,7 @@ from annotate.models import (
 from models_registry import queries as registry
 from models_registry.engine.types import Engine, EngineError, EngineRejected, Sampled, Sampling
 from models_registry.models import Alias, ModelVersion, RegisteredModel
-from pairloop.lib import jobs
+from pairloop.lib import edits, jobs
 from pairloop.lib.errors import Refused
 
 logger = logging.getLogger(__name__)
@@ -100,6 +100,22 @@ def prompts_import(*, model: RegisteredModel, lines: Iterable[tuple[int, Any]]) 
     Prompt.objects.bulk_create(new, batch_size=1000, ignore_conflicts=True)
     report.created = len(new)
     return report
+
+
+# --- Settings ------------------------------------------------------------------------------------------
+
+
+@transaction.atomic
+def policy_change(*, model: RegisteredModel, values: Mapping[str, Any], seen: str) -> None:
+    """Change how pairs of a model are made and judged; guidelines with another text get the next number.
+
+    `seen` is the fingerprint of these fields as the editor saw them. Raises ChangedMeanwhile, SettingsInvalid.
+    """
+    JudgingPolicy.objects.get_or_create(model=model)
+    policy = JudgingPolicy.objects.select_for_update().get(model=model)
+    if edits.save(policy, values=values, seen=seen) and "guidelines" in values:
+        policy.guidelines_version += 1
+        policy.save(update_fields=["guidelines_version"])
 
 
 # --- Sampling ------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -22,6 +23,7 @@ from models_registry.models import (
     Serving,
 )
 from models_registry.store import Artifact
+from pairloop.lib import edits
 from pairloop.lib.errors import Refused
 
 logger = logging.getLogger(__name__)
@@ -102,6 +104,12 @@ def model_prepare(*, slug: str, name: str, source: str, lora_rank: int = 16) -> 
         raise ModelInvalid(" ".join(error.messages)) from error
     model.save()
     return model
+
+
+@transaction.atomic
+def model_change(*, model: RegisteredModel, values: Mapping[str, Any], seen: str) -> None:
+    """Change a model's name. `seen` is as in `edits.save`. Raises ChangedMeanwhile, SettingsInvalid."""
+    edits.save(_locked(model), values=values, seen=seen)
 
 
 @transaction.atomic

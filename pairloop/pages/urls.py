@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.contrib.auth.views import LogoutView
 from django.urls import path
 
-from pairloop.pages import people_views, version_views, views
+from pairloop.pages import people_views, settings_views, version_views, views
 
 urlpatterns = [
     path("", views.home, name="home"),
@@ -24,6 +24,12 @@ urlpatterns = [
         "models/<slug:slug>/people/<int:pk>/<slug:change>/",
         people_views.person_change,
         name="person-change",
+    ),
+    path("models/<slug:slug>/settings/", settings_views.settings, name="settings"),
+    path(
+        "models/<slug:slug>/settings/<slug:key>/",
+        settings_views.settings_group,
+        name="settings-group",
     ),
     path("models/<slug:slug>/versions/", version_views.versions, name="versions"),
     path(

@@ -31,7 +31,7 @@ from models_registry.models import (
     RegisteredModel,
     Serving,
 )
-from pairloop.lib.admin import ConfigAdmin, ReadOnlyAdmin
+from pairloop.lib.admin import ReadOnlyAdmin
 from tests import factories
 from training.models import Round, RoundAttempt, RoundMetric, RoundPolicy, Snapshot, SnapshotItem
 
@@ -41,7 +41,6 @@ OURS = {"annotate", "models_registry", "training"}
 #: What the admin shows, procrastinate's and Django's own tables among it.
 SHOWN = sorted(admin.site._registry, key=lambda model: model._meta.label)
 READ_ONLY = [model for model in SHOWN if isinstance(admin.site._registry[model], ReadOnlyAdmin)]
-SETTINGS = [model for model in SHOWN if isinstance(admin.site._registry[model], ConfigAdmin)]
 
 
 def address(model: type[Model], action: str, *arguments: object) -> str:
@@ -171,10 +170,10 @@ class TestPages:
 
 @pytest.mark.usefixtures("_a_row_of_each")
 class TestReadOnlyPages:
-    def test_are_all_but_settings(self) -> None:
+    def test_are_all_of_ours_and_people(self) -> None:
         ours = {model for model in SHOWN if model._meta.app_label in OURS}
 
-        assert ours - set(READ_ONLY) == {JudgingPolicy, RoundPolicy}
+        assert ours | {User} == set(READ_ONLY)
 
     def test_offer_nothing_that_writes(self, superuser: Client) -> None:
         for model in READ_ONLY:
@@ -208,62 +207,3 @@ class TestReadOnlyPages:
         assert answers == dict.fromkeys(answers, 403)
         for model, rows in before.items():
             assert list(model._default_manager.order_by("pk").values()) == rows
-
-
-@pytest.mark.usefixtures("_a_row_of_each")
-class TestSettingsPages:
-    @pytest.mark.parametrize("model", SETTINGS)
-    def test_cannot_be_deleted(self, superuser: Client, model: type[Model]) -> None:
-        row = first_of(model)
-
-        response = superuser.post(address(model, "delete", row.pk), {"post": "yes"})
-
-        assert response.status_code == 403
-        assert first_of(model) == row
-
-    @pytest.mark.parametrize(
-        ("model", "field", "value"),
-        [
-            (JudgingPolicy, "samples", 1),
-            (JudgingPolicy, "temperature", "nan"),
-            (JudgingPolicy, "holdout_share", 0.1),
-            (RoundPolicy, "beta", 0),
-            (RoundPolicy, "beta", "inf"),
-            (RoundPolicy, "replay_share", 1),
-        ],
-    )
-    def test_say_what_the_database_would_refuse(
-        self, superuser: Client, model: type[Model], field: str, value: object
-    ) -> None:
-        row = model._default_manager.get()
-        page = superuser.get(address(model, "change", row.pk))
-        form = page.context["adminform"].form
-        good = {name: form[name].value() for name in form.fields} | {"gate": "{}"}
-
-        refused = superuser.post(address(model, "change", row.pk), good | {field: value})
-        accepted = superuser.post(address(model, "change", row.pk), good)
-
-        assert refused.status_code == 200
-        assert refused.context["adminform"].form.errors
-        assert accepted.status_code == 302
-
-
-class TestGuidelines:
-    def save(self, client: Client, policy: JudgingPolicy, **changes: object) -> None:
-        path = address(JudgingPolicy, "change", policy.pk)
-        form = client.get(path).context["adminform"].form
-        data = {name: form[name].value() for name in form.fields} | changes
-        answer = client.post(path, data)
-        assert answer.status_code == 302, answer.context["errors"]
-        policy.refresh_from_db()
-
-    def test_get_a_new_number_when_their_text_changes_and_only_then(
-        self, superuser: Client
-    ) -> None:
-        policy = JudgingPolicy.objects.get(model=factories.RegisteredModelFactory.create())
-
-        self.save(superuser, policy, guidelines="Prefer the shorter one.")
-        assert policy.guidelines_version == 2
-
-        self.save(superuser, policy, queue_target=7)
-        assert (policy.guidelines_version, policy.queue_target) == (2, 7)
