@@ -52,6 +52,11 @@ class People:
     here: list[Person]
     elsewhere: list[Person]
 
+    @property
+    def has_labelers(self) -> bool:
+        """Whether anybody but admins may judge the model."""
+        return any(person.may_judge and not person.user.is_staff for person in self.here)
+
 
 def people_of(*, model: RegisteredModel, since: datetime) -> People:
     """Return everybody with what they judged of a model, in all and since a moment. Three queries."""

@@ -218,10 +218,10 @@ class RoundsForm(SettingsForm):
     reference = forms.ChoiceField(
         label="Reference",
         choices=[
-            (Reference.BASE, "The base: every version stays near what the loop began with"),
-            (Reference.PARENT, "The parent: versions may wander further with each round"),
+            (Reference.BASE, "The base"),
+            (Reference.PARENT, "The parent"),
         ],
-        help_text="Which model the new version is held to.",
+        help_text="What the new version is held to. Held to the base, all versions stay near it; held to their parents, they may wander further with each round.",
         widget=forms.Select(attrs={"class": "input"}),
     )
     replay_share = Percent(
@@ -243,10 +243,10 @@ class VersionsForm(SettingsForm):
     sampler = forms.ChoiceField(
         label="Which version samples",
         choices=[
-            ("latest", "The newest verified version within the guardrails below"),
-            ("champion", "The champion: only what somebody has promoted"),
+            ("latest", "The newest within the guardrails"),
+            ("champion", "The champion"),
         ],
-        help_text="It writes the pairs that labelers see, and the next round trains on from it. A change applies at once.",
+        help_text="It writes the pairs that labelers see, and the next round trains on from it. The champion changes only when somebody promotes a version. A change of this setting applies at once.",
         widget=forms.Select(attrs={"class": "input"}),
     )
     kl_base_most = Number(

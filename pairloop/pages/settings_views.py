@@ -49,7 +49,7 @@ def _rounds_save(*, model: RegisteredModel, values: dict[str, Any], seen: str) -
 
 
 GROUPS = {
-    "name": Group("Name", "", forms.NameForm, _itself, registry.model_change),
+    "name": Group("Model", "", forms.NameForm, _itself, registry.model_change),
     "guidelines": Group(
         "Guidelines", "What labelers should prefer. They can open it beside every pair.",
         forms.GuidelinesForm, annotated.policy_of, annotate.policy_change,

@@ -86,6 +86,13 @@ class TestPeople:
         assert "Everybody else (1)" in page.text
         assert "None yet." in page.text
 
+    def test_says_when_only_admins_judge(self, admin, model, labeler):
+        assert "Only admins judge it so far" not in admin.get(page_of(model)).text
+
+        admin.post(change_of(model, labeler, "remove"))
+
+        assert "Only admins judge it so far" in admin.get(page_of(model)).text
+
     def test_shows_hostile_names_as_text(self, admin, model):
         factories.UserFactory(is_staff=True, first_name="<script>alert(1)</script>")
 

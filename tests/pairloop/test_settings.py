@@ -244,7 +244,7 @@ class TestConcurrentEdits:
     @pytest.mark.parametrize(
         ("key", "first", "second", "shown"),
         [
-            ("versions", {"sampler": "champion"}, {"length_least": "0.1"}, "The champion: only"),
+            ("versions", {"sampler": "champion"}, {"length_least": "0.1"}, "The champion"),
             ("rounds", {"ties": ""}, {"beta": "0.2"}, "no"),
             ("judging", {"eval_share": "7"}, {"overlap": "3"}, "7"),
             ("guidelines", {"guidelines": "Short."}, {"guidelines": "Long."}, "Short."),
