@@ -460,7 +460,7 @@ class TestTask:
         self, loop: Loop, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         @contextmanager
-        def opened() -> Iterator[FakeEngine]:
+        def opened(_url: str) -> Iterator[FakeEngine]:
             yield loop.engine
 
         monkeypatch.setattr(serving, "engine", opened)
