@@ -14,7 +14,7 @@ SEQUENCES = 32
 ADAPTERS_IN_BATCH = 2
 #: Adapters kept in memory; more are read again from disk when they are asked.
 ADAPTERS_IN_MEMORY = 8
-#: What vLLM takes on a CPU beside weights and cache, in bytes: 1.4 to 1.9 GB were measured.
+#: What vLLM takes on a CPU beside weights and cache, in bytes: 1.9 GB was measured.
 OVERHEAD = 2 * 10**9
 #: The part of a GPU's memory that vLLM takes by default; several engines share it.
 GPU_SHARE = 0.9
