@@ -17,6 +17,7 @@ from models_registry.models import (
     AliasMove,
     Comparison,
     ModelVersion,
+    Play,
     RegisteredModel,
     Serving,
 )
@@ -81,12 +82,15 @@ def bases_served(names: Sequence[str]) -> list[ModelVersion]:
 def versions_wanted(names: Sequence[str]) -> list[ModelVersion]:
     """Return the adapters that an engine with these served names should have loaded, at most eight.
 
-    Those behind an alias come first, then those that are compared or wait to be measured against their
-    parent, the newest first among equals.
+    Those behind an alias come first, then those that somebody waits for in the playground, then those that
+    are compared or wait to be measured against their parent; the newest first among equals.
     """
     models = [base.model_id for base in bases_served(names)]
     compared = Comparison.objects.filter(
         Q(candidate=OuterRef("pk")) | Q(incumbent=OuterRef("pk")), state=Comparison.State.OPEN
+    )
+    played = Play.objects.filter(
+        Q(left_version=OuterRef("pk")) | Q(right_version=OuterRef("pk")), state=Play.State.WAITING
     )
     unmeasured = ModelVersion.objects.filter(
         ~Q(metrics__has_key="evaluation"),
@@ -98,9 +102,11 @@ def versions_wanted(names: Sequence[str]) -> list[ModelVersion]:
         .annotate(
             is_aliased=Exists(Alias.objects.filter(version=OuterRef("pk"))),
             is_compared=Exists(compared),
+            is_played=Exists(played),
         )
         .filter(
             Q(is_aliased=True)
+            | Q(is_played=True)
             | Q(is_compared=True)
             | Q(pk__in=unmeasured)
             | Q(pk__in=unmeasured.values("parent")),
@@ -108,7 +114,7 @@ def versions_wanted(names: Sequence[str]) -> list[ModelVersion]:
             kind=ModelVersion.Kind.ADAPTER,
             state__in=[ModelVersion.State.REGISTERED, ModelVersion.State.VERIFIED],
         )
-        .order_by("-is_aliased", "-number", "-id")[:MOST_WANTED]
+        .order_by("-is_aliased", "-is_played", "-number", "-id")[:MOST_WANTED]
     )
 
 
@@ -120,6 +126,11 @@ def engine_is_complete(names: Sequence[str]) -> bool:
         for version in versions_wanted(names)
         if version.pk not in failed
     )
+
+
+def version_is_served(version: ModelVersion, names: Sequence[str]) -> bool:
+    """Whether our engine, with these served names, answers as a version does, and was checked to."""
+    return version.served_name in names and (version.is_base or version.pk in _loaded_ids())
 
 
 def _loaded_ids() -> set[int]:
