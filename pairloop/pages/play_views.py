@@ -51,7 +51,9 @@ class PlayForm(forms.Form):
     uuid = forms.UUIDField()
     prompt = forms.CharField(
         label="Question",
-        widget=forms.Textarea(attrs={"class": "input play-text", "rows": 4, "dir": "auto"}),
+        widget=forms.Textarea(
+            attrs={"class": "input play-text", "rows": 4, "dir": "auto", "autofocus": True}
+        ),
         error_messages={"required": "Type a question first."},
     )
     system = forms.CharField(

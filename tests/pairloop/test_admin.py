@@ -27,6 +27,7 @@ from models_registry.models import (
     Membership,
     ModelVersion,
     Outcome,
+    Play,
     RegisteredModel,
     Serving,
 )
@@ -81,6 +82,7 @@ MAKERS = {
     Serving: factories.ServingFactory.create,
     Comparison: factories.ComparisonFactory.create,
     Outcome: factories.OutcomeFactory.create,
+    Play: factories.PlayFactory.create,
     JudgingPolicy: factories.RegisteredModelFactory.create,
     Prompt: factories.PromptFactory.create,
     Completion: factories.CompletionFactory.create,
@@ -115,6 +117,7 @@ def _a_row_of_each(no_jobs: None) -> None:
     factories.AliasMoveFactory.create(model=model)
     factories.ServingFactory.create(version=pair.first.version)
     factories.OutcomeFactory.create(comparison__model=model)
+    factories.PlayFactory.create(model=model)
     factories.RoundPolicyFactory.create(model=model)
     item = factories.SnapshotItemFactory.create(pair=pair)
     first = factories.RoundFactory.create(model=model, snapshot=item.snapshot)
