@@ -140,7 +140,7 @@ def playground(request: Request, slug: str) -> HttpResponse:
 @never_cache
 @require_safe
 def play(request: Request, slug: str, uuid: UUID) -> HttpResponse:
-    """Show one question with its answers; while they are missing, the page asks for itself every second."""
+    """Show one question with its answers; while they are missing, the page asks for itself every two seconds."""
     model = model_for_staff(request.user, slug)
     return _play(request, play_for(model, uuid))
 
