@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from uuid import UUID
 
-from django.conf import settings
 from django.db.models import Count, QuerySet
 
+from models_registry import serving
 from models_registry.models import Alias, ModelVersion, Play, RegisteredModel, Serving
 from models_registry.queries import versions_of
 
@@ -48,10 +48,10 @@ def versions_playable(model: RegisteredModel) -> list[ModelVersion]:
 
 
 def versions_unloaded(play: Play) -> list[ModelVersion]:
-    """Return the versions of a question that our engine has yet to load, the newest first."""
+    """Return the versions of a question that the engine has yet to load, the newest first."""
     loaded = set(
         Serving.objects.filter(
-            engine=settings.ENGINE_URL, loaded_at__isnull=False, version__in=play.versions
+            engine__in=serving.urls(), loaded_at__isnull=False, version__in=play.versions
         ).values_list("version_id", flat=True)
     )
     missing = [version for version in play.versions if version.pk not in loaded]

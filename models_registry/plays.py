@@ -171,7 +171,7 @@ class _Answer:
 
 
 def plays_answer(*, engine: Engine, now: Callable[[], datetime]) -> None:
-    """Let the engine answer every question whose versions it has, until none is left.
+    """Let an engine answer every question whose versions it has, until none is left.
 
     Level-triggered: what it cannot answer stays as it is for the next tick. The engine is never called
     inside a transaction.
@@ -192,7 +192,7 @@ def plays_expire(*, now: datetime) -> None:
 
 
 def _answerable(engine: Engine, tried: set[UUID]) -> list[Play]:
-    """Return some questions that the engine can answer now; those that it never will have failed."""
+    """Return some questions that an engine can answer now; those that none ever will have failed."""
     waiting = play_queries.plays_waiting(without=tried)
     if not waiting:
         return []
@@ -201,23 +201,17 @@ def _answerable(engine: Engine, tried: set[UUID]) -> list[Play]:
     except EngineError as error:
         logger.info("%d questions wait for the engine: %s", len(waiting), error)
         return []
-    served = {base.model_id for base in queries.bases_served(names)}
     found = []
     for play in waiting:
-        if reason := _obstacle(play, served):
+        if reason := _obstacle(play):
             _fail(play, reason)
         elif all(queries.version_is_served(version, names) for version in play.versions):
             found.append(play)
     return found[:BATCH]
 
 
-def _obstacle(play: Play, served: set[int]) -> str:
-    """Say why a question will never be answered; empty while it may be."""
-    if play.model_id not in served:
-        return (
-            f"The engine that runs does not serve {play.model}. "
-            f"`manage.py engine_command {play.model}` says how to start one that does; then ask again."
-        )
+def _obstacle(play: Play) -> str:
+    """Say why a question will never be answered; empty while it may be, if only by another engine."""
     for version in play.versions:
         if not version.is_verified:
             return f"{version.label} is {version.state} by now. Ask another version."

@@ -129,7 +129,7 @@ def engine_is_complete(names: Sequence[str]) -> bool:
 
 
 def version_is_served(version: ModelVersion, names: Sequence[str]) -> bool:
-    """Whether our engine, with these served names, answers as a version does, and was checked to."""
+    """Whether an engine of ours, with these served names, answers as a version does, and was checked to."""
     return version.served_name in names and (version.is_base or version.pk in _loaded_ids())
 
 

@@ -74,7 +74,7 @@ def sampling_of(model: RegisteredModel) -> Sampling:
 
 def waiting_of(play: Play) -> Waiting:
     """Say what a question waits for, and for how long."""
-    progress = engine_progress()
+    progress = engine_progress(play.model.slug)
     if progress.failed:
         return _engine_failed(progress)
     if not progress.is_ready:

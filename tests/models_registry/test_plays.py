@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
@@ -305,14 +305,18 @@ class TestPlaysAnswer:
         play.refresh_from_db()
         assert play.failure == "v1 is retired by now. Ask another version."
 
-    def test_fails_when_the_engine_serves_another_model(self, ground: Ground) -> None:
+    def test_leaves_the_questions_to_the_engine_that_serves_their_model(
+        self, ground: Ground
+    ) -> None:
         play = ground.ask()
-        ground.engine.base = "pl-0-00000000"
+
+        plays.plays_answer(engine=FakeEngine(base="pl-0-00000000"), now=lambda: NOW)
+        play.refresh_from_db()
+        assert play.is_waiting
 
         ground.answer()
-
         play.refresh_from_db()
-        assert f"engine_command {ground.model.slug}" in play.failure
+        assert play.is_answered
 
     def test_gives_up_after_a_day(self, ground: Ground) -> None:
         play = ground.ask()
@@ -343,10 +347,12 @@ class TestJob:
             worker.run_worker(wait=False, install_signal_handlers=False, listen_notify=False)
 
     @pytest.fixture
-    def _engine(self, ground: Ground, monkeypatch) -> None:
+    def _engine(self, ground: Ground, monkeypatch, settings) -> None:
+        settings.MODELS = [ground.model.slug, "another"]
+
         @contextmanager
-        def opened():
-            yield ground.engine
+        def opened(url: str) -> Iterator[FakeEngine]:
+            yield ground.engine if url == ground.url else FakeEngine(base="pl-0-00000000")
 
         monkeypatch.setattr(serving, "engine", opened)
 
