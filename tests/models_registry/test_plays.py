@@ -18,7 +18,13 @@ from procrastinate.contrib.django import app
 
 from models_registry import play_queries, plays, serving, tasks
 from models_registry.engine.fake import FakeEngine
-from models_registry.engine.types import EngineFailed, EngineModelUnknown, EngineRejected, Sampling
+from models_registry.engine.types import (
+    EngineFailed,
+    EngineModelUnknown,
+    EngineRejected,
+    EngineUnreachable,
+    Sampling,
+)
 from models_registry.models import Alias, ModelVersion, Play
 from tests import factories
 
@@ -221,6 +227,16 @@ class TestPlaysAnswer:
         ground.answer()
         play.refresh_from_db()
         assert play.is_answered
+
+    def test_counts_no_try_when_the_engine_goes_down_while_it_answers(self, ground: Ground) -> None:
+        play = ground.ask()
+
+        for _ in range(plays.MOST_TRIES):
+            ground.engine.enqueue(EngineUnreachable(), EngineUnreachable())
+            ground.answer()
+
+        play.refresh_from_db()
+        assert (play.state, play.tries) == ("waiting", 0)
 
     def test_waits_for_a_version_that_is_not_loaded_and_lets_others_pass(
         self, ground: Ground
