@@ -19,7 +19,7 @@ run:
 	@exec .venv/bin/python manage.py up
 
 test:
-	@$(PYTHON) -m pairloop.up.environments check ml
+	@$(PYTHON) -m pairloop.up.environments check ml bench
 	@exec .venv/bin/python -m tests.run all
 
 check:

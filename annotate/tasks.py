@@ -20,9 +20,15 @@ logger = logging.getLogger(__name__)
 @app.periodic(cron="* * * * * */10")
 @app.task(queue="sample", queueing_lock="pairs-top-up", pass_context=False)
 def pairs_top_up(timestamp: int | None = None) -> None:
-    """Top up the queue of every model that the engine serves, every ten seconds."""
-    with jobs.alone("pairs-top-up") as is_alone, serving.engine() as engine:
-        if not is_alone or not engine.ready():
+    """Top up the queue of every model that an engine serves, every ten seconds."""
+    with jobs.alone("pairs-top-up") as is_alone:
+        for url in serving.urls() if is_alone else []:
+            _top_up_from(url)
+
+
+def _top_up_from(url: str) -> None:
+    with serving.engine(url) as engine:
+        if not engine.ready():
             return
         try:
             served = engine.models()

@@ -41,7 +41,7 @@ class Waiting:
 
 def waiting_for(model: RegisteredModel) -> Waiting:
     """Say why a model has no pair to judge."""
-    progress = engine_progress()
+    progress = engine_progress(model.slug)
     if model.has_failed:
         return Waiting(
             title="This model could not be prepared",

@@ -13,6 +13,7 @@ from models_registry.models import (
     ModelVersion,
     Outcome,
     PersonChange,
+    Play,
     RegisteredModel,
     Serving,
 )
@@ -112,3 +113,12 @@ class OutcomeAdmin(ReadOnlyAdmin):
         "comparison__incumbent__model",
         "winner__model",
     ]
+
+
+@admin.register(Play)
+class PlayAdmin(ReadOnlyAdmin):
+    """Questions of the playground; its own page tells who answered, once that may be known."""
+
+    list_display = ["uuid", "model", "asked_by", "state", "pick", "created_at"]
+    list_select_related = ["model", "asked_by"]
+    exclude = ["left_version", "right_version"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
 from django.core.validators import RegexValidator
@@ -414,3 +416,144 @@ class Outcome(models.Model):
     def __str__(self) -> str:
         """Return the outcome."""
         return f"{self.comparison}: {self.winner or self.kind}"
+
+
+class Play(models.Model):
+    """A question of the playground that two versions answer side by side; never evidence, never trained on.
+
+    State: WAITING -> ANSWERED | FAILED.
+    """
+
+    class State(models.TextChoices):
+        """Whether the answers are there."""
+
+        WAITING = "waiting"
+        ANSWERED = "answered"
+        FAILED = "failed"
+
+    class Pick(models.TextChoices):
+        """What the asker found better."""
+
+        LEFT = "left", "Left"
+        EQUAL = "equal", "Equal"
+        RIGHT = "right", "Right"
+        BOTH_BAD = "both_bad", "Both bad"
+
+    uuid = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    model = models.ForeignKey(RegisteredModel, models.PROTECT, related_name="plays")
+    asked_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="plays")
+    #: Perhaps a system message, then the question: [{"role": …, "content": …}, …].
+    messages = models.JSONField()
+    left_version = models.ForeignKey(ModelVersion, models.PROTECT, related_name="+")
+    right_version = models.ForeignKey(ModelVersion, models.PROTECT, related_name="+")
+    #: Whether the versions' names stay hidden until the pick.
+    is_blind = models.BooleanField(default=True)
+    #: temperature, top_p and max_tokens of both answers.
+    sampling = models.JSONField()
+    state = models.CharField(max_length=10, choices=State, default=State.WAITING)
+    #: Why there are no answers, as a sentence.
+    failure = models.TextField(blank=True)
+    #: How often the engine failed at it for reasons of its own.
+    tries = models.PositiveSmallIntegerField(default=0)
+    left_text = models.TextField(blank=True)
+    right_text = models.TextField(blank=True)
+    left_tokens = models.PositiveIntegerField(null=True, blank=True)
+    right_tokens = models.PositiveIntegerField(null=True, blank=True)
+    left_finish_reason = models.CharField(max_length=10, blank=True)
+    right_finish_reason = models.CharField(max_length=10, blank=True)
+    left_seconds = models.FloatField(null=True, blank=True)
+    right_seconds = models.FloatField(null=True, blank=True)
+    answered_at = models.DateTimeField(null=True, blank=True)
+    pick = models.CharField(max_length=10, choices=Pick, blank=True)
+    picked_at = models.DateTimeField(null=True, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        """Database rules."""
+
+        constraints = [
+            models.CheckConstraint(
+                condition=~Q(left_version=F("right_version")), name="play_of_two_versions"
+            ),
+            models.CheckConstraint(
+                condition=Q(state__in=["waiting", "answered", "failed"]), name="play_state_known"
+            ),
+            models.CheckConstraint(
+                condition=Q(
+                    state="answered",
+                    left_tokens__isnull=False,
+                    right_tokens__isnull=False,
+                    answered_at__isnull=False,
+                )
+                | (~Q(state="answered") & Q(left_tokens=None, right_tokens=None, answered_at=None)),
+                name="play_answered_has_both",
+            ),
+            models.CheckConstraint(
+                condition=Q(state="failed") & ~Q(failure="") | ~Q(state="failed") & Q(failure=""),
+                name="play_failed_has_reason",
+            ),
+            models.CheckConstraint(
+                condition=Q(pick="", picked_at=None)
+                | Q(
+                    pick__in=["left", "equal", "right", "both_bad"],
+                    picked_at__isnull=False,
+                    state="answered",
+                ),
+                name="play_pick_of_answers",
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["model", "-created_at"], name="play_model_newest"),
+            models.Index(fields=["created_at"], condition=Q(state="waiting"), name="play_waiting"),
+        ]
+
+    def __str__(self) -> str:
+        """Return which question it is; not who answers, which its asker must not know yet."""
+        return f"question {self.uuid} to {self.model}"
+
+    @property
+    def versions(self) -> tuple[ModelVersion, ModelVersion]:
+        """Left and right."""
+        return self.left_version, self.right_version
+
+    @property
+    def labels(self) -> list[str]:
+        """The two versions' names, the newer first whichever side it is on."""
+        newest_first = sorted(self.versions, key=lambda version: -version.number)
+        return [version.label for version in newest_first]
+
+    @property
+    def question(self) -> str:
+        """What was asked."""
+        return str(self.messages[-1]["content"])
+
+    @property
+    def system(self) -> str:
+        """The system message; empty when there is none."""
+        return str(self.messages[0]["content"]) if len(self.messages) > 1 else ""
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the engine has yet to answer."""
+        return self.state == self.State.WAITING
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether both answers are there."""
+        return self.state == self.State.ANSWERED
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether there will be no answers."""
+        return self.state == self.State.FAILED
+
+    @property
+    def is_revealed(self) -> bool:
+        """Whether it may be told which version wrote which answer."""
+        return not self.is_blind or self.pick != ""
+
+    @property
+    def winner(self) -> ModelVersion | None:
+        """The version that was picked; None for equal, both bad, or no pick yet."""
+        winners = {self.Pick.LEFT: self.left_version, self.Pick.RIGHT: self.right_version}
+        return winners.get(self.Pick(self.pick)) if self.pick else None

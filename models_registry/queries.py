@@ -17,6 +17,7 @@ from models_registry.models import (
     AliasMove,
     Comparison,
     ModelVersion,
+    Play,
     RegisteredModel,
     Serving,
 )
@@ -37,9 +38,9 @@ def model_of(*, user: User, slug: str) -> RegisteredModel:
     return models_of(user).get(slug=slug)
 
 
-def model_of_engine() -> RegisteredModel | None:
-    """Return the model whose base our own engine serves, once somebody has announced it."""
-    return RegisteredModel.objects.filter(slug=settings.MODEL).first()
+def model_announced(slug: str) -> RegisteredModel | None:
+    """Return the model of this name, whether its base is there yet or not."""
+    return RegisteredModel.objects.filter(slug=slug).first()
 
 
 def base_version(slug: str) -> ModelVersion | None:
@@ -58,9 +59,9 @@ def models_ready() -> list[RegisteredModel]:
 
 
 def models_served(names: Sequence[str]) -> list[RegisteredModel]:
-    """Return the ready models whose sampler version our engine serves, and has been checked to.
+    """Return the ready models whose sampler version an engine of ours serves, and has been checked to.
 
-    `names` are the engine's served names. Two queries.
+    `names` are that engine's served names. Two queries.
     """
     samplers = Alias.objects.select_related("version__model").filter(name=Alias.SAMPLER)
     loaded = _loaded_ids()
@@ -81,12 +82,15 @@ def bases_served(names: Sequence[str]) -> list[ModelVersion]:
 def versions_wanted(names: Sequence[str]) -> list[ModelVersion]:
     """Return the adapters that an engine with these served names should have loaded, at most eight.
 
-    Those behind an alias come first, then those that are compared or wait to be measured against their
-    parent, the newest first among equals.
+    Those behind an alias come first, then those that somebody waits for in the playground, then those that
+    are compared or wait to be measured against their parent; the newest first among equals.
     """
     models = [base.model_id for base in bases_served(names)]
     compared = Comparison.objects.filter(
         Q(candidate=OuterRef("pk")) | Q(incumbent=OuterRef("pk")), state=Comparison.State.OPEN
+    )
+    played = Play.objects.filter(
+        Q(left_version=OuterRef("pk")) | Q(right_version=OuterRef("pk")), state=Play.State.WAITING
     )
     unmeasured = ModelVersion.objects.filter(
         ~Q(metrics__has_key="evaluation"),
@@ -98,9 +102,11 @@ def versions_wanted(names: Sequence[str]) -> list[ModelVersion]:
         .annotate(
             is_aliased=Exists(Alias.objects.filter(version=OuterRef("pk"))),
             is_compared=Exists(compared),
+            is_played=Exists(played),
         )
         .filter(
             Q(is_aliased=True)
+            | Q(is_played=True)
             | Q(is_compared=True)
             | Q(pk__in=unmeasured)
             | Q(pk__in=unmeasured.values("parent")),
@@ -108,12 +114,12 @@ def versions_wanted(names: Sequence[str]) -> list[ModelVersion]:
             kind=ModelVersion.Kind.ADAPTER,
             state__in=[ModelVersion.State.REGISTERED, ModelVersion.State.VERIFIED],
         )
-        .order_by("-is_aliased", "-number", "-id")[:MOST_WANTED]
+        .order_by("-is_aliased", "-is_played", "-number", "-id")[:MOST_WANTED]
     )
 
 
 def engine_is_complete(names: Sequence[str]) -> bool:
-    """Whether our engine, with these served names, has everything that is wanted, loaded and checked."""
+    """Whether an engine of ours, with these served names, has everything wanted, loaded and checked."""
     loaded, failed = _loaded_ids(), _failed_ids()
     return all(
         version.served_name in names and version.pk in loaded
@@ -122,30 +128,35 @@ def engine_is_complete(names: Sequence[str]) -> bool:
     )
 
 
+def version_is_served(version: ModelVersion, names: Sequence[str]) -> bool:
+    """Whether an engine of ours, with these served names, answers as a version does, and was checked to."""
+    return version.served_name in names and (version.is_base or version.pk in _loaded_ids())
+
+
 def _loaded_ids() -> set[int]:
-    """Return the adapters that our engine serves and that passed their check there."""
-    return _ids(settings.ENGINE_URL, Q(loaded_at__isnull=False))
+    """Return the adapters that our engines serve and that passed their check there."""
+    return _ids(serving.urls(), Q(loaded_at__isnull=False))
 
 
 def _failed_ids() -> set[int]:
-    """Return the adapters that did not pass their check in our engine's present process."""
-    return _ids(settings.ENGINE_URL, Q(canary__passed=False))
+    """Return the adapters that did not pass their check in our engines' present processes."""
+    return _ids(serving.urls(), Q(canary__passed=False))
 
 
 def settled_ids(engine_url: str) -> set[int]:
     """Return the adapters with which nothing is left to do in an engine's present process."""
-    return _ids(engine_url, Q(loaded_at__isnull=False) | Q(canary__passed=False))
+    return _ids([engine_url], Q(loaded_at__isnull=False) | Q(canary__passed=False))
 
 
-def _ids(engine_url: str, which: Q) -> set[int]:
-    servings = Serving.objects.filter(which, engine=engine_url)
+def _ids(engine_urls: list[str], which: Q) -> set[int]:
+    servings = Serving.objects.filter(which, engine__in=engine_urls)
     return set(servings.values_list("version_id", flat=True))
 
 
 def canary_failure(version: ModelVersion) -> str:
     """Say why the engine cannot serve a version as it was trained; empty while it has not found so."""
     failed = version.servings.filter(
-        engine=settings.ENGINE_URL, loaded_at=None, canary__passed=False
+        engine__in=serving.urls(), loaded_at=None, canary__passed=False
     ).first()
     if failed is None:
         return ""
@@ -303,30 +314,47 @@ STATES = {
 }
 
 
-def engine_progress() -> EngineProgress:
-    """Tell how far our own engine's start is, from the supervisor's file; or ask somebody else's."""
+def engine_progress(slug: str) -> EngineProgress:
+    """Tell how far the start of a model's engine is, from the supervisor's file; or ask somebody else's."""
     if not settings.ENGINE_IS_OURS:
-        return EngineProgress((_stage_elsewhere(),))
+        return EngineProgress((_stage_elsewhere(slug),))
     components = files.read_json(settings.STATUS_FILE).get("components", {})
+    if components and slug not in settings.MODELS:
+        return EngineProgress((_stage_unserved(slug),))
+    found = {title: components.get(part_name(part, slug)) for part, title in TITLES.items()}
     return EngineProgress(
-        tuple(
-            _stage(title, components[name]) for name, title in TITLES.items() if name in components
-        )
+        tuple(_stage(title, component) for title, component in found.items() if component)
     )
 
 
-def _stage_elsewhere() -> Stage:
+def part_name(part: str, slug: str) -> str:
+    """Return what the supervisor calls a part that every model has one of; the first model's has no suffix."""
+    is_shared = part == "environment" or slug == settings.MODELS[0]
+    return part if is_shared else f"{part}-{slug}"
+
+
+def _stage_unserved(slug: str) -> Stage:
+    others = ",".join([*settings.MODELS, slug])
+    detail = (
+        f"Pairloop was started for {' and '.join(settings.MODELS)} only. Stop it and start it with"
+        f" PAIRLOOP_MODEL={others} make run, if the memory is enough for one engine more, or with"
+        f" PAIRLOOP_MODEL={slug} make run."
+    )
+    return Stage(title=TITLES["engine"], state="failed", detail=detail, seconds_left=None)
+
+
+def _stage_elsewhere(slug: str) -> Stage:
     """Ask an engine that somebody else runs; a page waits for it for two seconds at most."""
-    title, version = "Reach the engine", base_version(settings.MODEL)
+    title, version = "Reach the engine", base_version(slug)
     try:
-        with serving.engine(timeout=PAGE_PATIENCE_S) as engine:
+        with serving.engine(serving.url_of(slug), timeout=PAGE_PATIENCE_S) as engine:
             served = engine.models()
     except EngineError as error:
         detail = f"{error} Check PAIRLOOP_ENGINE_URL, or start it; Pairloop keeps asking."
         return Stage(title=title, state="running", detail=detail, seconds_left=None)
     if version and version.served_name not in served:
         detail = (
-            f"It answers, but does not serve {version}. `manage.py engine_command {settings.MODEL}` "
+            f"It answers, but does not serve {version}. `manage.py engine_command {slug}` "
             "says how to start it."
         )
         return Stage(title=title, state="failed", detail=detail, seconds_left=None)

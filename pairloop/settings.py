@@ -46,7 +46,10 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 # --- Engine ------------------------------------------------------------------------------------------
 
-#: Set to use a vLLM that somebody else runs: http://host:port or unix:///path. Then none is started.
+#: Registered models whose engines `manage.py up` starts, as in "demo,mine"; the first makes the demo.
+MODELS = list(dict.fromkeys(env_list("PAIRLOOP_MODEL", default=["demo"])))
+#: Set to use a vLLM that somebody else runs: http://host:port or unix:///path. Then none is started. Else it
+#: is where the first model's engine listens; models_registry.serving knows where the others' do.
 ENGINE_URL = env_url(
     "PAIRLOOP_ENGINE_URL",
     schemes=("unix", "http", "https"),
@@ -62,8 +65,6 @@ ENGINE_CORES = env_text("PAIRLOOP_ENGINE_CORES")
 ENGINE_CACHE_GIB = env_int("PAIRLOOP_ENGINE_CACHE_GIB", default=1, least=1)
 #: How many requests Pairloop has under way at the engine at once; each asks for several completions.
 ENGINE_REQUESTS = env_int("PAIRLOOP_ENGINE_REQUESTS", default=8, least=1)
-#: The registered model whose engine `manage.py up` starts.
-MODEL = env_text("PAIRLOOP_MODEL", "demo")
 
 # --- Training ----------------------------------------------------------------------------------------
 

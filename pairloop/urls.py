@@ -16,6 +16,7 @@ urlpatterns = [
     path("api/v1/", include("models_registry.api.urls")),
     path("api/v1/", include("annotate.api.urls")),
     path("api/v1/", include("training.api.urls")),
+    path("api/v1/", include("pairloop.pages.api.urls")),
     path("api/<path:rest>", api_missing),
     path("admin/", admin.site.urls),
 ]

@@ -33,6 +33,7 @@ from models_registry.models import (
     ModelVersion,
     Outcome,
     PersonChange,
+    Play,
     RegisteredModel,
     Serving,
 )
@@ -200,6 +201,36 @@ class OutcomeFactory(DjangoModelFactory):
     labeler = factory.SubFactory(UserFactory)
     source = factory.LazyFunction(uuid.uuid4)
     recorded_at = factory.LazyFunction(timezone.now)
+
+
+class PlayFactory(DjangoModelFactory):
+    """A question to the model's v1, on the left, and v0; `answered=True` has both answers."""
+
+    class Meta:
+        model = Play
+
+    class Params:
+        answered = factory.Trait(
+            state=Play.State.ANSWERED,
+            left_text="A calm answer.",
+            right_text="An old answer.",
+            left_tokens=31,
+            right_tokens=47,
+            left_finish_reason="stop",
+            right_finish_reason="length",
+            left_seconds=2.5,
+            right_seconds=3.5,
+            answered_at=factory.LazyFunction(timezone.now),
+        )
+
+    model = factory.SubFactory(RegisteredModelFactory)
+    asked_by = factory.SubFactory(UserFactory, is_staff=True)
+    messages = factory.Sequence(lambda n: [{"role": "user", "content": f"Who is number {n}?"}])
+    left_version = factory.SubFactory(
+        ModelVersionFactory, model=factory.SelfAttribute("..model"), adapter=True
+    )
+    right_version = factory.SubFactory(ModelVersionFactory, model=factory.SelfAttribute("..model"))
+    sampling = factory.LazyFunction(lambda: {"temperature": 1.0, "top_p": 0.95, "max_tokens": 128})
 
 
 class PromptFactory(DjangoModelFactory):

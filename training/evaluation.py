@@ -53,12 +53,12 @@ def rounds_evaluate(*, now: Callable[[], datetime]) -> None:
     waiting = queries.rounds_to_evaluate()
     if not waiting:
         return
-    with jobs.alone("rounds-evaluate") as is_alone, serving.engine() as engine:
-        if not is_alone or not engine.ready():
-            return
-        for round_ in waiting:
+    with jobs.alone("rounds-evaluate") as is_alone:
+        for round_ in waiting if is_alone else []:
             try:
-                _evaluate_when_served(round_, engine, now)
+                with serving.engine(serving.url_of(round_.model.slug)) as engine:
+                    if engine.ready():
+                        _evaluate_when_served(round_, engine, now)
             except EngineError as error:
                 # What it answered so far is stored; the next tick goes on from there.
                 logger.warning("evaluation of %s stopped: %s", round_, error)

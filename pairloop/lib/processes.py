@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Callable, Mapping
@@ -115,3 +116,12 @@ def _tie(*, parent: int, death_signal: signal.Signals) -> Callable[[], None]:
             os._exit(1)
 
     return tie
+
+
+def memory_available() -> int:
+    """Return the bytes of memory that a new process may take without another having to go."""
+    text = Path("/proc/meminfo").read_text(encoding="ascii")
+    found = re.search(r"^MemAvailable:\s+(\d+) kB", text, re.MULTILINE)
+    if found is None:
+        raise OSError("/proc/meminfo does not say how much memory is available")
+    return int(found[1]) * 1024

@@ -1,8 +1,9 @@
-"""Template filters that every page has, without a load."""
+"""Template filters and tags that every page has, without a load."""
 
 from __future__ import annotations
 
 from django import template
+from django.urls import reverse
 
 from pairloop.lib import markdown
 
@@ -21,3 +22,20 @@ def wait(seconds: int) -> str:
     if seconds <= 90:
         return "about a minute"
     return f"about {round(seconds / 60)} minutes"
+
+
+#: The pages of a model in the order of its navigation: name of the address -> what it is called.
+MODEL_PAGES = {
+    "judge": "Judge",
+    "rounds": "Rounds",
+    "versions": "Versions",
+    "playground": "Play",
+    "people": "People",
+    "settings": "Settings",
+}
+
+
+@register.simple_tag
+def model_pages(slug: str) -> list[tuple[str, str, str]]:
+    """Return name, title and address of each page of a model."""
+    return [(name, title, reverse(name, args=[slug])) for name, title in MODEL_PAGES.items()]

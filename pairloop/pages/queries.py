@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
@@ -42,13 +43,13 @@ def database_check() -> None:
 
 
 def engine_state() -> str:
-    """Return "ready", "starting" or "failed", or "elsewhere" when no supervisor runs here."""
-    progress = engine_progress()
-    if not progress.stages:
+    """Return "ready", "starting" or "failed" of all models' engines, or "elsewhere" without a supervisor."""
+    progress = [engine_progress(slug) for slug in settings.MODELS]
+    if not all(one.stages for one in progress):
         return "elsewhere"
-    if progress.failed:
+    if any(one.failed for one in progress):
         return "failed"
-    return "ready" if progress.is_ready else "starting"
+    return "ready" if all(one.is_ready for one in progress) else "starting"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,7 @@ class Loop:
     #: The newest round, while somebody may be waiting for it.
     round: Round | None
     drops: list[DropCount]
+    engine: EngineProgress
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +120,11 @@ class Counts:
 
 def loops_of(user: User) -> list[Loop]:
     """Return every loop that an admin looks after. Nine queries more per model."""
-    progress = engine_progress()
-    return [_loop(model, progress) for model in models_of(user)]
+    return [_loop(model) for model in models_of(user)]
 
 
-def _loop(model: RegisteredModel, progress: EngineProgress) -> Loop:
+def _loop(model: RegisteredModel) -> Loop:
+    progress = engine_progress(model.slug)
     prompts = annotate.prompt_counts(model)
     aliases = aliases_of(model)
     round_ = training.round_under_way(model)
@@ -144,6 +146,7 @@ def _loop(model: RegisteredModel, progress: EngineProgress) -> Loop:
         can_judge=counts.waiting > 0,
         round=round_,
         drops=annotate.drop_counts(model),
+        engine=progress,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.contrib.auth.views import LogoutView
 from django.urls import path
 
-from pairloop.pages import people_views, settings_views, version_views, views
+from pairloop.pages import people_views, play_views, settings_views, version_views, views
 
 urlpatterns = [
     path("", views.home, name="home"),
@@ -43,4 +43,7 @@ urlpatterns = [
         version_views.version_promote,
         name="version-promote",
     ),
+    path("models/<slug:slug>/play/", play_views.playground, name="playground"),
+    path("models/<slug:slug>/play/<uuid:uuid>/", play_views.play, name="play"),
+    path("models/<slug:slug>/play/<uuid:uuid>/pick/", play_views.play_pick, name="play-pick"),
 ]

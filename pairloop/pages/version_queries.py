@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from django.conf import settings
-
 from models_registry import queries as registry
+from models_registry import serving
 from models_registry.models import ModelVersion, RegisteredModel, Serving
 from training.models import Round
 
@@ -104,7 +103,7 @@ def version_row(*, model: RegisteredModel, number: int) -> VersionRow:
 
 
 def _row(version: ModelVersion, *, round_number: int | None) -> VersionRow:
-    ours = (one for one in version.servings.all() if one.engine == settings.ENGINE_URL)
+    ours = (one for one in version.servings.all() if one.engine in serving.urls())
     return VersionRow(
         version=version,
         aliases=tuple(sorted(alias.name for alias in version.aliases.all())),

@@ -15,7 +15,6 @@ from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_safe
 from django_htmx.http import HttpResponseClientRefresh
 
-from models_registry.queries import engine_progress
 from pairloop.lib.http import Request
 from pairloop.pages import queries
 
@@ -28,9 +27,7 @@ def home(request: Request) -> HttpResponse:
     """Show an admin each loop with its next action, a labeler what waits for them."""
     if request.user.is_staff:
         loops = queries.loops_of(request.user)
-        return render(
-            request, "pages/home_admin.html", {"loops": loops, "engine": engine_progress()}
-        )
+        return render(request, "pages/home_admin.html", {"loops": loops})
     return render(request, "pages/home.html", {"desks": queries.desks_of(request.user)})
 
 

@@ -34,7 +34,7 @@ Say = Callable[[str], None]
 
 
 class EngineUnusable(Refused):
-    """The model of PAIRLOOP_MODEL is not registered, so there is nothing to serve."""
+    """A model of PAIRLOOP_MODEL is not registered, so there is nothing to serve."""
 
     code = "engine_unusable"
 
@@ -93,24 +93,7 @@ def specs(*, say: Say, cluster_lock: int | None) -> list[Spec]:
             skip=_environment_given,
             expected_s=150,
         ),
-        Spec(
-            name="base",
-            launch=_base,
-            needs=("environment",),
-            skip=_base_given,
-            expected_s=45,
-        ),
-        Spec(
-            name="engine",
-            launch=_engine,
-            needs=("base",),
-            ready=EngineReadiness(),
-            # A large model takes its time to load; one that was ready and is silent hangs.
-            start_patience_s=1800,
-            patience_s=120,
-            skip=_engine_given,
-            expected_s=75,
-        ),
+        *(part for slug in settings.MODELS for part in _served(slug)),
         _worker("worker", queues="default,sample", concurrency=4, graceful_s=8),
         # Rounds have a worker of their own: training must not keep anything else waiting. When it is
         # stopped it needs most of its ten seconds for the trainer's last checkpoint.
@@ -118,6 +101,31 @@ def specs(*, say: Say, cluster_lock: int | None) -> list[Spec]:
             "trainer", queues="train", concurrency=1, graceful_s=1, needs=("web", "environment")
         ),
     ]
+
+
+def _served(slug: str) -> tuple[Spec, Spec]:
+    """Return what one model needs: its base, made once, and an engine of its own."""
+    base, engine_ = registry.part_name("base", slug), registry.part_name("engine", slug)
+    return (
+        Spec(
+            name=base,
+            launch=lambda: _base(slug),
+            needs=("environment",),
+            skip=lambda: _base_given(slug),
+            expected_s=45,
+        ),
+        Spec(
+            name=engine_,
+            launch=lambda: _engine(slug),
+            needs=(base,),
+            ready=EngineReadiness(serving.url_of(slug)),
+            # A large model takes its time to load; one that was ready and is silent hangs.
+            start_patience_s=1800,
+            patience_s=120,
+            skip=_engine_given,
+            expected_s=75,
+        ),
+    )
 
 
 def disk_check(folder: Path) -> None:
@@ -160,10 +168,21 @@ def address_of(bind: str) -> tuple[str, int]:
 def model_check() -> None:
     """Refuse a PAIRLOOP_MODEL that nobody has registered. Raises EngineUnusable."""
     known = [model.slug for model in registry.models_all()]
-    if settings.MODEL not in known:
+    for slug in settings.MODELS:
+        if slug not in known:
+            raise EngineUnusable(
+                f"PAIRLOOP_MODEL={','.join(settings.MODELS)}: {slug} is no registered model; there are:"
+                f" {', '.join(known)}. Start Pairloop with one of them, then `manage.py register_base FOLDER"
+                f" --slug {slug}`."
+            )
+
+
+def memory_check(*, slug: str, needed: int, free: int) -> None:
+    """Refuse an engine for which there is not enough memory, in bytes: the kernel would kill something else."""
+    if needed > free:
         raise EngineUnusable(
-            f"PAIRLOOP_MODEL={settings.MODEL} names no registered model; there are: {', '.join(known)}. Start"
-            f" Pairloop with one of them, then `manage.py register_base FOLDER --slug {settings.MODEL}`."
+            f"the engine of {slug} needs about {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free."
+            " Make room, lower PAIRLOOP_ENGINE_CACHE_GIB, or serve fewer models by PAIRLOOP_MODEL."
         )
 
 
@@ -351,7 +370,7 @@ def _environment_given() -> str:
 def _engine_given() -> str:
     if settings.ENGINE_IS_OURS:
         return ""
-    with serving.engine(timeout=5) as client:
+    with serving.engine(settings.ENGINE_URL, timeout=5) as client:
         if client.ready():
             return f"Uses the engine at {settings.ENGINE_URL}."
     return (
@@ -360,31 +379,36 @@ def _engine_given() -> str:
     )
 
 
-def _base() -> processes.Launch:
-    model = registry.model_of_engine()
+def _base(slug: str) -> processes.Launch:
+    model = registry.model_announced(slug)
     if model is None:
-        return _manage("register_base", settings.MODEL)
+        return _manage("register_base", slug)
     announced = ("--name", model.name, "--rank", str(model.lora_rank))
     return _manage("register_base", model.base_source, "--slug", model.slug, *announced)
 
 
-def _base_given() -> str:
+def _base_given(slug: str) -> str:
     try:
-        model = registry.model_of_engine()
+        model = registry.model_announced(slug)
     finally:
         connection.close()
     return f"{model.name} is registered." if model and model.is_ready else ""
 
 
-def _engine() -> processes.Launch:
+def _engine(slug: str) -> processes.Launch:
     try:
-        model = registry.model_of_engine()
-        version = registry.base_version(settings.MODEL)
+        version = registry.base_version(slug)
     finally:
         connection.close()
-    if model is None or version is None:
+    if version is None:
         raise EngineUnusable
-    listening = Path(settings.ENGINE_URL.removeprefix("unix://"))
+    model, gpu = version.model, engine.gpu_present()
+    if not gpu:
+        needed = engine.memory_needed(
+            parameters=model.parameters, cache_gib=settings.ENGINE_CACHE_GIB
+        )
+        memory_check(slug=slug, needed=needed, free=processes.memory_available())
+    listening = Path(serving.url_of(slug).removeprefix("unix://"))
     # vLLM leaves its socket behind, and cannot listen where there is one already.
     listening.unlink(missing_ok=True)
     command, environment = engine.launch(
@@ -392,12 +416,12 @@ def _engine() -> processes.Launch:
         base=settings.BASES / version.artifact_path,
         served_name=version.served_name,
         socket=listening,
-        state=files.private_folder(settings.VAR / "engine"),
+        state=files.private_folder(settings.VAR / registry.part_name("engine", slug)),
         lora_rank=model.lora_rank,
         lora_target_modules=model.lora_target_modules,
         cores=settings.ENGINE_CORES or engine.cores_available(),
         cache_gib=settings.ENGINE_CACHE_GIB,
-        gpu=engine.gpu_present(),
+        gpu_share=engine.GPU_SHARE / len(settings.MODELS) if gpu else None,
     )
     return processes.Launch(
         command=tuple(command), environment=environment, folder=settings.BASE_DIR
@@ -411,14 +435,15 @@ class EngineReadiness:
     newest version is not silent.
     """
 
-    def __init__(self) -> None:
-        """Begin with a process that nobody has seen complete."""
+    def __init__(self, url: str) -> None:
+        """Take where it listens; begin with a process that nobody has seen complete."""
+        self._url = url
         self._complete: float | None = None
 
     def __call__(self, started: float) -> bool:
         """Ask the process that was started at this time."""
         # Short, because the supervisor does nothing else meanwhile.
-        with serving.engine(timeout=2) as client:
+        with serving.engine(self._url, timeout=2) as client:
             if not client.ready():
                 return False
             if self._complete != started and self._is_complete(client):

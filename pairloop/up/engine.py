@@ -14,6 +14,10 @@ SEQUENCES = 32
 ADAPTERS_IN_BATCH = 2
 #: Adapters kept in memory; more are read again from disk when they are asked.
 ADAPTERS_IN_MEMORY = 8
+#: What vLLM takes on a CPU beside weights and cache, in bytes: 1.9 GB was measured.
+OVERHEAD = 2 * 10**9
+#: The part of a GPU's memory that vLLM takes by default; several engines share it.
+GPU_SHARE = 0.9
 #: The only ranks that vLLM makes room for.
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
@@ -30,13 +34,13 @@ def launch(
     cores: str,
     cache_gib: int,
     dtype: str = "float32",
-    gpu: bool = False,
+    gpu_share: float | None = None,
 ) -> tuple[list[str], dict[str, str]]:
     """Return the command of one vLLM and what to add to its environment.
 
     `python` is the interpreter of the environment with vLLM, `state` a folder that this engine may write
     into, `cores` what `cores_available` returns, `cache_gib` the memory for keys and values. The last two
-    concern the CPU only.
+    concern the CPU only; `gpu_share` is the part of a GPU's memory that it may take, None without a GPU.
 
     The socket must not exist: vLLM does not replace it. A SIGTERM ends all of vLLM's processes, a SIGKILL
     only the first: then the others must be killed by their process group.
@@ -71,7 +75,9 @@ def launch(
         "TORCHINDUCTOR_CACHE_DIR": str(state / "inductor"),
         "TRITON_CACHE_DIR": str(state / "triton"),
     }
-    if not gpu:
+    if gpu_share is not None:
+        command += ["--gpu-memory-utilization", f"{gpu_share:.2f}"]
+    else:
         environment["VLLM_CPU_KVCACHE_SPACE"] = str(cache_gib)
         environment["VLLM_CPU_OMP_THREADS_BIND"] = cores
     return command, environment
@@ -105,6 +111,11 @@ def lora_rank_room(rank: int) -> int:
         if rank <= room:
             return room
     raise ValueError(f"rank {rank} is above {LORA_RANKS[-1]}, the highest that vLLM serves")
+
+
+def memory_needed(*, parameters: int, cache_gib: int) -> int:
+    """Return about how many bytes of memory one vLLM takes on a CPU, its weights in float32."""
+    return parameters * 4 + cache_gib * 2**30 + OVERHEAD
 
 
 def cores_available() -> str:

@@ -1,8 +1,8 @@
 """Make the Python environments that Pairloop runs in, from its hash-pinned locks.
 
-    python3 -m pairloop.up.environments web [check] [ml]
+    python3 -m pairloop.up.environments web [check] [ml [bench]]
 
-`web` and `check` share `.venv`, `ml` is `.venv-ml`. Runs before any of them exists, so it needs nothing but
+`web` and `check` share `.venv`, `ml` is `.venv-ml`, `bench` lies on top of that one. Runs before any of them exists, so it needs nothing but
 Python itself. What is ready stays untouched; what was interrupted goes on where it stopped.
 """
 
@@ -36,8 +36,16 @@ PLANS = {
     "ml-cuda": Plan(
         "ml-cuda", ".venv-ml", "vLLM, torch and CUDA", "about 12 GB on disk, 5 to 15 minutes", 20
     ),
+    "bench": Plan(
+        "bench",
+        ".venv-bench",
+        "TRL and datasets",
+        "0.3 GB on disk, half a minute",
+        1,
+        below=".venv-ml",
+    ),
 }
-NAMES = ("web", "check", "ml")
+NAMES = ("web", "check", "ml", "bench")
 
 
 def main(arguments: list[str], *, root: Path = ROOT) -> int:
@@ -89,6 +97,8 @@ def plans_of(names: list[str], *, gpu: bool) -> list[Plan]:
     wanted = ["check" if "check" in names else "web"] if {"web", "check"} & set(names) else []
     if "ml" in names:
         wanted.append("ml-cuda" if gpu else "ml-cpu")
+    if "bench" in names:
+        wanted.append("bench")
     return [PLANS[name] for name in wanted]
 
 

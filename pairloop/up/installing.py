@@ -37,6 +37,8 @@ class Plan:
     cost: str
     #: Free space to ask for before starting: the packages and what pip unpacks on the way, in GiB.
     gib: float
+    #: Folder of the environment whose packages this one sees, too.
+    below: str = ""
 
 
 # --- The work -----------------------------------------------------------------------------------------
@@ -61,6 +63,8 @@ class Installation:
         self.log.write_bytes(b"")
         try:
             self._folder()
+            if self.plan.below:
+                self._lie_on(self.root / self.plan.below)
             if self.plan.lock == "ml-cpu":
                 self._torch()
             self._packages()
@@ -138,6 +142,15 @@ class Installation:
             # pip writes INSTALLER after the package's own files.
             if not (metadata / "INSTALLER").exists():
                 shutil.rmtree(metadata)
+
+    def _lie_on(self, below: Path) -> None:
+        """Make the packages of another environment importable in this one, behind its own."""
+        packages = below / self.site_packages.relative_to(self.folder)
+        if not packages.is_dir():
+            raise Trouble(
+                f"{self.plan.folder} lies on top of {self.plan.below}, which is missing: set up `ml` first."
+            )
+        (self.site_packages / "pairloop-below.pth").write_text(f"{packages}\n")
 
     def _torch(self) -> None:
         """Install torch's CPU build ahead of the lock, which is then satisfied by it."""

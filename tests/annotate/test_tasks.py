@@ -34,7 +34,7 @@ def engine(monkeypatch) -> FakeEngine:
     fake = FakeEngine()
 
     @contextmanager
-    def opened() -> Iterator[FakeEngine]:
+    def opened(_url: str) -> Iterator[FakeEngine]:
         yield fake
 
     monkeypatch.setattr(serving, "engine", opened)

@@ -46,8 +46,9 @@ def visitor(client, labeler):
 
 
 @pytest.fixture
-def start(settings, tmp_path):
-    """Write what the supervisor says about the engine."""
+def start(settings, tmp_path, model):
+    """Write what the supervisor says about the model's engine."""
+    settings.MODELS = [model.slug]
     settings.STATUS_FILE = tmp_path / "status.json"
     settings.ENGINE_IS_OURS = True
 

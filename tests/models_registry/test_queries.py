@@ -38,7 +38,7 @@ class TestEngineProgress:
             environment={"state": "done"},
         )
 
-        progress = queries.engine_progress()
+        progress = queries.engine_progress("demo")
 
         assert [(stage.title, stage.state, stage.detail) for stage in progress.stages] == [
             ("Set up the model environment", "done", ""),
@@ -64,7 +64,7 @@ class TestEngineProgress:
     def test_translates_the_supervisors_words(self, start: Write, word: object, state: str) -> None:
         start(engine={"state": word})
 
-        (stage,) = queries.engine_progress().stages
+        (stage,) = queries.engine_progress("demo").stages
 
         assert stage.state == state
         assert stage.is_running == (state == "running")
@@ -74,7 +74,7 @@ class TestEngineProgress:
     def test_names_the_stage_that_failed(self, start: Write) -> None:
         start(environment={"state": "done"}, engine={"state": "failed", "detail": "No memory."})
 
-        failed = queries.engine_progress().failed
+        failed = queries.engine_progress("demo").failed
 
         assert failed is not None
         assert (failed.title, failed.detail) == ("Start vLLM", "No memory.")
@@ -82,7 +82,7 @@ class TestEngineProgress:
     def test_is_ready_when_every_stage_is_over(self, start: Write) -> None:
         start(environment={"state": "done"}, engine={"state": "ready"})
 
-        assert queries.engine_progress().is_ready
+        assert queries.engine_progress("demo").is_ready
 
     @pytest.mark.parametrize("text", [None, "", '{"components": {"eng', "[]", "\x00", "{}"])
     def test_shows_nothing_where_nothing_can_be_read(
@@ -91,12 +91,36 @@ class TestEngineProgress:
         if text is not None:
             settings.STATUS_FILE.write_text(text)
 
-        assert queries.engine_progress().stages == ()
+        assert queries.engine_progress("demo").stages == ()
 
     def test_survives_bytes_that_are_no_text(self, start: Write, settings) -> None:
         settings.STATUS_FILE.write_bytes(b"\xff\xfe{}")
 
-        assert queries.engine_progress().stages == ()
+        assert queries.engine_progress("demo").stages == ()
+
+
+class TestEngineProgressOfSeveral:
+    """Each model of PAIRLOOP_MODEL has a base and an engine of its own."""
+
+    def test_shows_the_models_own_parts(self, start: Write, settings) -> None:
+        settings.MODELS = ["demo", "mine"]
+        start(
+            environment={"state": "done"},
+            engine={"state": "ready"},
+            **{"base-mine": {"state": "done"}, "engine-mine": {"state": "running"}},
+        )
+
+        assert queries.engine_progress("demo").is_ready
+        mine = queries.engine_progress("mine")
+        assert [stage.state for stage in mine.stages] == ["done", "done", "running"]
+
+    def test_says_how_to_serve_one_that_it_was_not_started_for(self, start: Write) -> None:
+        start(engine={"state": "ready"})
+
+        failed = queries.engine_progress("mine").failed
+
+        assert failed is not None
+        assert "PAIRLOOP_MODEL=demo,mine make run" in failed.detail
 
 
 @pytest.mark.django_db
@@ -107,27 +131,27 @@ class TestEngineProgressElsewhere:
         start(engine={"state": "failed"})
         settings.ENGINE_IS_OURS = False
         version = factories.ModelVersionFactory.create()
-        settings.MODEL = version.model.slug
+        settings.MODELS = [version.model.slug]
         engine = FakeEngine(base=version.served_name)
-        monkeypatch.setattr(serving, "engine", lambda timeout: nullcontext(engine))
+        monkeypatch.setattr(serving, "engine", lambda url, timeout: nullcontext(engine))
         return engine
 
-    def test_is_ready_when_it_serves_the_model(self, elsewhere: FakeEngine) -> None:
-        assert queries.engine_progress().is_ready
+    def test_is_ready_when_it_serves_the_model(self, elsewhere: FakeEngine, settings) -> None:
+        assert queries.engine_progress(settings.MODELS[0]).is_ready
 
-    def test_goes_on_asking_when_it_does_not_answer(self, elsewhere: FakeEngine) -> None:
+    def test_goes_on_asking_when_it_does_not_answer(self, elsewhere: FakeEngine, settings) -> None:
         elsewhere.up = False
 
-        progress = queries.engine_progress()
+        progress = queries.engine_progress(settings.MODELS[0])
 
         assert progress.failed is None
         assert progress.seconds_left is None
         assert "Check PAIRLOOP_ENGINE_URL" in progress.stages[0].detail
 
-    def test_fails_when_it_serves_something_else(self, elsewhere: FakeEngine) -> None:
+    def test_fails_when_it_serves_something_else(self, elsewhere: FakeEngine, settings) -> None:
         elsewhere.base = "other"
 
-        failed = queries.engine_progress().failed
+        failed = queries.engine_progress(settings.MODELS[0]).failed
 
         assert failed is not None
         assert "manage.py engine_command" in failed.detail
@@ -158,7 +182,7 @@ class TestSecondsLeft:
             component = component | {"since": time.time() + component["since"]}
         start(engine=component)
 
-        (stage,) = queries.engine_progress().stages
+        (stage,) = queries.engine_progress("demo").stages
 
         # A second may pass between looking at the clock here and there.
         assert stage.seconds_left == (pytest.approx(seconds, abs=1) if seconds else seconds)
@@ -170,17 +194,17 @@ class TestSecondsLeft:
             engine={"state": "waiting", "expected_s": 90},
         )
 
-        assert queries.engine_progress().seconds_left == 110
+        assert queries.engine_progress("demo").seconds_left == 110
 
     def test_is_unknown_when_one_of_the_stages_is(self, start: Write) -> None:
         start(base={"state": "waiting"}, engine={"state": "waiting", "expected_s": 90})
 
-        assert queries.engine_progress().seconds_left is None
+        assert queries.engine_progress("demo").seconds_left is None
 
     def test_is_nothing_when_nothing_is_left(self, start: Write) -> None:
         start(engine={"state": "ready"})
 
-        assert queries.engine_progress().seconds_left is None
+        assert queries.engine_progress("demo").seconds_left is None
 
 
 @pytest.mark.django_db
@@ -227,15 +251,14 @@ class TestModelOf:
 
 
 @pytest.mark.django_db
-class TestModelOfEngine:
-    def test_is_the_one_in_the_settings(self, settings) -> None:
+class TestModelAnnounced:
+    def test_is_the_one_of_that_name(self) -> None:
         model = factories.RegisteredModelFactory.create()
-        settings.MODEL = model.slug
 
-        assert queries.model_of_engine() == model
+        assert queries.model_announced(model.slug) == model
 
     def test_is_none_before_it_is_announced(self) -> None:
-        assert queries.model_of_engine() is None
+        assert queries.model_announced("demo") is None
 
 
 @pytest.mark.django_db

@@ -346,6 +346,23 @@ class TestVersionsWanted:
 
         assert wanted == [versions[3], versions[1]]
 
+    def test_are_those_that_somebody_waits_for_in_the_playground(self, loop: Loop) -> None:
+        versions = [loop.register() for _ in range(11)]
+        for version in versions[2:]:
+            factories.ComparisonFactory.create(
+                model=loop.model, candidate=version, incumbent=loop.base
+            )
+        for version in versions:
+            actions.version_measured(version=version, metrics={"evaluation": {}})
+        play = {"model": loop.model, "right_version": loop.base}
+        factories.PlayFactory.create(left_version=versions[0], **play)
+        factories.PlayFactory.create(left_version=versions[1], answered=True, **play)
+
+        wanted = queries.versions_wanted([loop.base.served_name])
+
+        # The challenger, then the one that is played, then as many that are compared as there is room for.
+        assert wanted == [versions[10], versions[0], *versions[9:3:-1]]
+
     def test_are_at_most_eight_aliases_first(self, loop: Loop) -> None:
         versions = [loop.register() for _ in range(10)]
         for version in versions:
@@ -460,7 +477,7 @@ class TestTask:
         self, loop: Loop, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         @contextmanager
-        def opened() -> Iterator[FakeEngine]:
+        def opened(_url: str) -> Iterator[FakeEngine]:
             yield loop.engine
 
         monkeypatch.setattr(serving, "engine", opened)

@@ -11,6 +11,7 @@ from models_registry.models import (
     ModelVersion,
     Outcome,
     PersonChange,
+    Play,
     RegisteredModel,
 )
 from tests import factories
@@ -30,6 +31,10 @@ def base() -> ModelVersion:
 
 def adapter(**fields: object) -> ModelVersion:
     return factories.ModelVersionFactory.create(adapter=True, **fields)
+
+
+def play(**fields: object) -> Play:
+    return factories.PlayFactory.create(**fields)
 
 
 def member_twice() -> None:
@@ -112,6 +117,21 @@ BREACHES: list[Breach] = [
     ("outcome_win_has_winner", lambda: factories.OutcomeFactory.create(kind=Outcome.Kind.BOTH_BAD)),
     ("outcome_kind_known", lambda: factories.OutcomeFactory.create(kind="other", winner=None)),
     ("outcome_once_per_source", outcome_twice),
+    ("play_of_two_versions", lambda: play(left_version=(version := base()), right_version=version)),
+    ("play_state_known", lambda: play(state="other")),
+    ("play_answered_has_both", lambda: play(answered=True, right_tokens=None)),
+    ("play_answered_has_both", lambda: play(left_tokens=3)),
+    ("play_failed_has_reason", lambda: play(state="failed")),
+    ("play_failed_has_reason", lambda: play(failure="It broke.")),
+    ("play_pick_of_answers", lambda: play(pick="left", picked_at=timezone.now())),
+    ("play_pick_of_answers", lambda: play(answered=True, pick="left")),
+    ("play_pick_of_answers", lambda: play(answered=True, picked_at=timezone.now())),
+    (
+        "play_pick_of_answers",
+        lambda: play(answered=True, pick="left_much", picked_at=timezone.now()),
+    ),
+    ("models_registry_play_left_version_id_same_model", lambda: play(left_version=base())),
+    ("models_registry_play_right_version_id_same_model", lambda: play(right_version=base())),
 ]
 #: Targets of composite foreign keys; `id` alone is unique already, so nothing can break them.
 TARGETS = {"version_of_model"}

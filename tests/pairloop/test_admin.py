@@ -28,6 +28,7 @@ from models_registry.models import (
     ModelVersion,
     Outcome,
     PersonChange,
+    Play,
     RegisteredModel,
     Serving,
 )
@@ -83,6 +84,7 @@ MAKERS = {
     Serving: factories.ServingFactory.create,
     Comparison: factories.ComparisonFactory.create,
     Outcome: factories.OutcomeFactory.create,
+    Play: factories.PlayFactory.create,
     JudgingPolicy: factories.RegisteredModelFactory.create,
     Prompt: factories.PromptFactory.create,
     Completion: factories.CompletionFactory.create,
@@ -117,6 +119,7 @@ def _a_row_of_each(no_jobs: None) -> None:
     factories.AliasMoveFactory.create(model=model)
     factories.ServingFactory.create(version=pair.first.version)
     factories.OutcomeFactory.create(comparison__model=model)
+    factories.PlayFactory.create(model=model)
     factories.RoundPolicyFactory.create(model=model)
     item = factories.SnapshotItemFactory.create(pair=pair)
     first = factories.RoundFactory.create(model=model, snapshot=item.snapshot)

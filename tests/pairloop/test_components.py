@@ -72,6 +72,17 @@ class TestDiskCheck:
             components.disk_check(tmp_path)
 
 
+class TestMemoryCheck:
+    def test_says_what_is_missing(self) -> None:
+        with pytest.raises(
+            components.EngineUnusable, match=r"mine needs about 9\.0 GB .* 8\.0 GB are free"
+        ):
+            components.memory_check(slug="mine", needed=9 * 10**9, free=8 * 10**9)
+
+    def test_lets_through_what_fits(self) -> None:
+        components.memory_check(slug="mine", needed=8 * 10**9, free=8 * 10**9)
+
+
 class TestSpecs:
     def test_needs_only_parts_that_exist(self) -> None:
         specs = components.specs(say=print, cluster_lock=None)
@@ -79,6 +90,15 @@ class TestSpecs:
         names = [spec.name for spec in specs]
         assert names == ["postgres", "web", "environment", "base", "engine", "worker", "trainer"]
         assert all(need in names for spec in specs for need in spec.needs)
+
+    def test_gives_each_model_an_engine_of_its_own(self, settings: LazySettings) -> None:
+        settings.MODELS = ["demo", "mine"]
+
+        specs = {spec.name: spec for spec in components.specs(say=print, cluster_lock=None)}
+
+        assert specs["engine"].needs == ("base",)
+        assert specs["engine-mine"].needs == ("base-mine",)
+        assert len(set(serving.urls())) == 2
 
     def engine_skip(self, settings: LazySettings, url: str) -> str:
         settings.ENGINE_IS_OURS = False
@@ -133,7 +153,7 @@ class TestEngineReadiness:
     @pytest.fixture
     def engine(self, version: ModelVersion, monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
         fake = FakeEngine(base=version.parent.served_name)
-        monkeypatch.setattr(serving, "engine", lambda timeout: nullcontext(fake))
+        monkeypatch.setattr(serving, "engine", lambda url, timeout: nullcontext(fake))
         # The test's own connection must survive it.
         monkeypatch.setattr(components.connection, "close", lambda: None)
         return fake
@@ -147,7 +167,7 @@ class TestEngineReadiness:
         )
 
     def test_waits_for_everything_wanted(self, engine: FakeEngine, version: ModelVersion) -> None:
-        ready = components.EngineReadiness()
+        ready = components.EngineReadiness(settings.ENGINE_URL)
         assert not ready(1.0)
 
         self.load(engine, version)
@@ -157,7 +177,7 @@ class TestEngineReadiness:
     def test_is_a_matter_of_health_alone_from_then_on(
         self, engine: FakeEngine, version: ModelVersion
     ) -> None:
-        ready = components.EngineReadiness()
+        ready = components.EngineReadiness(settings.ENGINE_URL)
         self.load(engine, version)
         assert ready(1.0)
 
@@ -173,7 +193,7 @@ class TestEngineReadiness:
     def test_begins_anew_with_another_process(
         self, engine: FakeEngine, version: ModelVersion
     ) -> None:
-        ready = components.EngineReadiness()
+        ready = components.EngineReadiness(settings.ENGINE_URL)
         self.load(engine, version)
         assert ready(1.0)
 
@@ -186,7 +206,7 @@ class TestEngineReadiness:
     def test_is_not_there_when_nobody_answers(self, engine: FakeEngine) -> None:
         engine.up = False
 
-        assert not components.EngineReadiness()(1.0)
+        assert not components.EngineReadiness(settings.ENGINE_URL)(1.0)
 
 
 @pytest.fixture
@@ -246,7 +266,7 @@ class TestUp:
         output, _ = process.communicate(timeout=30)
 
         assert process.returncode == 1
-        assert "PAIRLOOP_MODEL=absent names no registered model; there are: demo." in output
+        assert "PAIRLOOP_MODEL=absent: absent is no registered model; there are: demo." in output
         assert "Traceback" not in output
 
     def test_refuses_a_database_that_does_not_answer(self, var: Path) -> None:

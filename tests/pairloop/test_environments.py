@@ -293,6 +293,29 @@ class TestSetUp:
         assert module(checkout, "vllm-1.0+cpu.dist-info").is_dir()
 
 
+class TestLying:
+    def test_sees_the_packages_below(self, checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        lock(checkout, wheel(checkout / "wheels", name="apple"))
+        lock(checkout, wheel(checkout / "wheels", name="pear"), name="bench")
+        bench = dataclasses.replace(PLANS["bench"], below=".venv", gib=0.1)
+        monkeypatch.setitem(PLANS, "bench", bench)
+        environments.set_up(["web"], root=checkout)
+
+        environments.set_up(["bench"], root=checkout)
+
+        python = checkout / ".venv-bench/bin/python"
+        assert subprocess.run([python, "-c", "import apple, pear"], check=False).returncode == 0
+
+    def test_says_what_must_be_there_first(
+        self, checkout: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        lock(checkout, wheel(checkout / "wheels", name="pear"), name="bench")
+        monkeypatch.setitem(PLANS, "bench", dataclasses.replace(PLANS["bench"], gib=0.1))
+
+        with pytest.raises(Trouble, match=r"\.venv-ml, which is missing: set up `ml` first"):
+            environments.set_up(["bench"], root=checkout)
+
+
 class TestIsReady:
     def test_is_false_after_the_checkout_moved(self, tmp_path: Path) -> None:
         lock(tmp_path, "apple==1.0\n")
@@ -326,6 +349,11 @@ class TestPlansOf:
     @pytest.mark.parametrize(("gpu", "name"), [(True, "ml-cuda"), (False, "ml-cpu")])
     def test_a_gpu_decides_the_lock(self, gpu: bool, name: str) -> None:
         assert environments.plans_of(["ml", "web"], gpu=gpu) == [PLANS["web"], PLANS[name]]
+
+    def test_the_benchmarks_come_last(self) -> None:
+        plans = environments.plans_of(["bench", "ml", "check"], gpu=False)
+
+        assert plans == [PLANS["check"], CPU, PLANS["bench"]]
 
 
 class TestHasGpu:

@@ -153,6 +153,9 @@ class TestHome:
 class TestNextAction:
     @pytest.fixture
     def start(self, settings, tmp_path):
+        # The only model that a test makes.
+        settings.MODELS = ["model-1"]
+        RegisteredModelFactory.reset_sequence(1)
         settings.STATUS_FILE = tmp_path / "status.json"
         settings.ENGINE_IS_OURS = True
 

@@ -79,8 +79,9 @@ class TestLaunch:
         assert environment["VLLM_CPU_KVCACHE_SPACE"] == "3"
 
     def test_tells_a_gpu_nothing_about_the_cpu(self) -> None:
-        _, environment = launch(gpu=True)
+        command, environment = launch(gpu_share=0.45)
 
+        assert value(command, "--gpu-memory-utilization") == "0.45"
         assert not [name for name in environment if name.startswith("VLLM_CPU_")]
 
     def test_writes_into_its_own_folder_only(self) -> None:

@@ -149,7 +149,7 @@ class TestRoundsEvaluate:
         _, engine = served
 
         @contextmanager
-        def there(**_options):
+        def there(_url):
             yield engine
 
         monkeypatch.setattr("training.evaluation.serving.engine", there)

@@ -8,7 +8,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('models_registry', '0002_rules'),
+        ('models_registry', '0004_play_rules'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 

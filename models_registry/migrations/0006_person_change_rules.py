@@ -15,6 +15,6 @@ DROP TRIGGER append_only ON models_registry_personchange;
 
 
 class Migration(migrations.Migration):
-    dependencies = [("models_registry", "0003_person_change")]
+    dependencies = [("models_registry", "0005_person_change")]
 
     operations = [migrations.RunSQL(FORWARD, BACKWARD)]

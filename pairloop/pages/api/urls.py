@@ -1,0 +1,17 @@
+"""Addresses of the REST API that join several apps, below /api/v1/."""
+
+from __future__ import annotations
+
+from django.urls import path
+
+from pairloop.pages.api import views
+
+urlpatterns = [
+    path("models/<slug:slug>/plays/", views.PlaysView.as_view(), name="api-plays"),
+    path("models/<slug:slug>/plays/<uuid:uuid>/", views.PlayView.as_view(), name="api-play"),
+    path(
+        "models/<slug:slug>/plays/<uuid:uuid>/pick/",
+        views.PlayPickView.as_view(),
+        name="api-play-pick",
+    ),
+]
