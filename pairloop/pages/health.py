@@ -101,7 +101,7 @@ def _workers(states: dict[str, str]) -> Check:
     with connection.cursor() as cursor:
         cursor.execute(BEATS, [SILENT_S])
         alive, last = cursor.fetchone()
-    parts = {name: states[name] for name in ("worker", "trainer") if name in states}
+    parts: dict[str, Any] = {name: states[name] for name in ("worker", "trainer") if name in states}
     is_ok = alive > 0 and "failed" not in parts.values()
     heard = None if last is None else round(last, 1)
     return Check("workers", is_ok, {"alive": alive, "last_heartbeat_s": heard, **parts})
