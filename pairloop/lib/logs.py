@@ -22,6 +22,8 @@ from pairloop.lib.errors import Refused
 
 #: Fields that a line may have beside its message.
 FIELDS = {"method", "route", "status", "ms", "user_id", "client"}
+#: After these words gunicorn goes on with what came over the wire.
+GUNICORN_QUOTES = ("Error handling request", "Invalid request")
 #: Deeper frames of an error are the interesting ones.
 MOST_FRAMES = 30
 #: So that nothing in a terminal's line ends it, moves the cursor or changes colors.
@@ -47,6 +49,8 @@ def settings_of(level: str) -> dict[str, Any]:
             # Django brings handlers of its own, whose lines are not ours.
             "django": {"handlers": [], "propagate": True},
             "django.server": {"handlers": [], "propagate": True, "level": "WARNING"},
+            # What was not found or not allowed, the line of the request says.
+            "django.request": {"level": "ERROR"},
             "gunicorn.error": {"handlers": [], "propagate": True},
             # httpx logs every request; procrastinate every periodic job.
             "httpx": {"level": "WARNING"},
@@ -89,6 +93,11 @@ class TextHidden(logging.Filter):
             # The path comes last; it may hold a token.
             record.msg = str(record.msg).partition(": %s")[0] if arguments else record.msg
             arguments = arguments[: str(record.msg).count("%s")]
+        if record.name == "gunicorn.error" and str(record.msg).startswith(GUNICORN_QUOTES):
+            record.msg, arguments = (
+                next(words for words in GUNICORN_QUOTES if str(record.msg).startswith(words)),
+                (),
+            )
         if arguments or not isinstance(record.args, dict):
             record.args = tuple(map(_told, arguments))
         return True

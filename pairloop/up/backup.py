@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import DatabaseError, connection, transaction
 from django.db.migrations.recorder import MigrationRecorder
 from django.utils import timezone
 
@@ -165,7 +165,12 @@ def _dump(folder: Path, *, with_bases: bool, say: Say) -> Found:
         cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         cursor.execute("SELECT pg_export_snapshot(), pg_database_size(current_database())")
         snapshot, size = cursor.fetchone()
-        found = _look(with_bases=with_bases)
+        try:
+            found = _look(with_bases=with_bases)
+        except DatabaseError as error:
+            raise BackupRefused(
+                "The database is not as this release expects it. Run `manage.py migrate` first."
+            ) from error
         _room_check(folder, found)
         say(f"dumping the database, {archive.gigabytes(size)} before compression")
         dumps.dump(folder / archive.DUMP, snapshot=snapshot)

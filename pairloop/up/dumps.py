@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from django.conf import settings
 from django.db import connection, connections
@@ -18,6 +22,9 @@ from pairloop.up import binaries, postgres
 #: Tables whose rows stay behind: the queue finds its work again by looking at what is missing, and nobody
 #: should get hold of a session.
 WITHOUT_ROWS = ("procrastinate_*", "django_session")
+
+#: A script begins with settings; what follows is left alone.
+HEADER_LINES = 40
 
 
 class DumpFailed(Refused):
@@ -77,11 +84,51 @@ def dump(path: Path, *, snapshot: str) -> None:
 
 
 def load(path: Path) -> None:
-    """Fill an empty database from a dump: all of it or nothing. Raises DumpFailed."""
-    _run(
-        str(_program("pg_restore")), "--no-owner", "--no-privileges", "--single-transaction",
-        "--exit-on-error", f"--dbname={_target()}", str(path),
-    )  # fmt: skip
+    """Fill an empty database from a dump: all of it or nothing. Raises DumpFailed.
+
+    As a script, since pg_restore itself gives a server older than it is a setting that is unknown there.
+    """
+    read = [str(_program("pg_restore")), "--no-owner", "--no-privileges", "--file=-", str(path)]
+    write = [str(_program("psql")), "--no-psqlrc", "--quiet", "--single-transaction"]
+    write += ["--set=ON_ERROR_STOP=1", "--file=-", f"--dbname={_target()}"]
+    with (
+        tempfile.TemporaryFile() as said,
+        tempfile.TemporaryFile() as replied,
+        _started(read, stdout=subprocess.PIPE, stderr=said) as reader,
+        _started(write, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=replied) as writer,
+    ):
+        try:
+            _pass_on(reader, writer)
+            if reader.wait() == 0 and writer.stdin:
+                writer.stdin.close()
+                writer.wait()
+        finally:
+            # At the end of its input psql would commit; whoever was cut short must not get there.
+            for process in (writer, reader):
+                if process.poll() is None:
+                    process.kill()
+        for program, process, words in (("psql", writer, replied), ("pg_restore", reader, said)):
+            if process.wait() != 0:
+                words.seek(0)
+                raise DumpFailed(_sentence(program, words.read().decode(errors="replace")))
+
+
+def _started(command: list[str], **streams: Any) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command, env=_environment(), **streams)
+
+
+def _pass_on(reader: subprocess.Popen[bytes], writer: subprocess.Popen[bytes]) -> None:
+    if not reader.stdout or not writer.stdin:
+        return
+    try:
+        for _ in range(HEADER_LINES):
+            line = reader.stdout.readline()
+            if not line.startswith(b"SET transaction_timeout"):
+                writer.stdin.write(line)
+        shutil.copyfileobj(reader.stdout, writer.stdin, 1 << 20)
+        writer.stdin.flush()
+    except BrokenPipeError:
+        writer.wait()  # It stopped at an error, which it has told.
 
 
 def _program(name: str) -> Path:
@@ -110,23 +157,27 @@ def _run(*command: str) -> None:
         capture_output=True,
         text=True,
         errors="replace",
-        # The password is in no command line: everybody on the machine can read those.
-        env={
-            "PATH": os.environ.get("PATH", os.defpath),
-            "LC_ALL": "C",
-            "PGPASSWORD": str(connection.settings_dict["PASSWORD"]),
-        },
+        env=_environment(),
     )
     if done.returncode != 0:
         raise DumpFailed(_sentence(Path(command[0]).name, done.stderr))
 
 
+def _environment() -> dict[str, str]:
+    """Return what the programs need to know. A command line, which would show the password, does not."""
+    return {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "LC_ALL": "C",
+        "PGPASSWORD": str(connection.settings_dict["PASSWORD"]),
+    }
+
+
 def _sentence(program: str, said: str) -> str:
     """Return what a program said as one sentence, and what to do where we know it."""
-    lines = [line.strip() for line in said.splitlines() if "error:" in line] or [
+    lines = [line.strip() for line in said.splitlines() if "error:" in line.lower()] or [
         "it gave no reason"
     ]
-    why = f"{program} failed: {lines[0].partition('error:')[2].strip() or lines[0]}."
+    why = f"{program} failed: {re.split("(?i)error:", lines[0])[-1].strip()}."
     if "No space left" in said:
         return f"The disk is full. {why} Make room, or choose a folder on another disk."
     if "SSL" in said:

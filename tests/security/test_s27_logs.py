@@ -252,6 +252,22 @@ class TestForgery:
         )
 
 
+class TestGunicorn:
+    @pytest.mark.parametrize(
+        ("words", "arguments"),
+        [
+            ("Error handling request %s %s", ("GET", f"/?q={MARKS['query']}")),
+            (f"Invalid request from ip=192.0.2.1: {MARKS['path']}", ()),
+            ("Booting worker with pid: %s", (7,)),
+        ],
+    )
+    def test_says_no_more_than_that_it_happened(self, log, words, arguments):
+        logging.getLogger("gunicorn.error").error(words, *arguments)
+
+        has_no_mark(log)
+        assert words.partition(" %s")[0][:15] in log.getvalue()
+
+
 class TestSettings:
     def test_send_every_logger_to_the_same_lines(self):
         made = settings.LOGGING
