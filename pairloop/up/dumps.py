@@ -174,10 +174,9 @@ def _environment() -> dict[str, str]:
 
 def _sentence(program: str, said: str) -> str:
     """Return what a program said as one sentence, and what to do where we know it."""
-    lines = [line.strip() for line in said.splitlines() if "error:" in line.lower()] or [
-        "it gave no reason"
-    ]
-    why = f"{program} failed: {re.split("(?i)error:", lines[0])[-1].strip()}."
+    lines = [line.strip() for line in said.splitlines() if "error:" in line.lower()]
+    words = re.split("(?i)error:", lines[0])[-1].strip() if lines else "it gave no reason"
+    why = f"{program} failed: {words.rstrip('.')}."
     if "No space left" in said:
         return f"The disk is full. {why} Make room, or choose a folder on another disk."
     if "SSL" in said:
