@@ -183,6 +183,11 @@ class SnapshotItem(models.Model):
         """Return what it freezes."""
         return f"{self.pair} in {self.snapshot}"
 
+    @property
+    def is_tie(self) -> bool:
+        """Whether neither completion is the better one."""
+        return self.target == 0.5
+
 
 class Round(models.Model):
     """One DPO run from a parent version over a snapshot.

@@ -172,6 +172,11 @@ def metrics_of(round_: Round) -> dict[str, list[tuple[int, float]]]:
     return found
 
 
+def steps_of(round_: Round) -> int:
+    """Return how many steps a round has trained."""
+    return RoundMetric.objects.filter(round=round_).aggregate(last=Max("step"))["last"] or 0
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
     """One held-out prompt with the parent's answer and the new version's."""

@@ -13,6 +13,12 @@ register.filter("markdown", markdown.render)
 
 
 @register.filter
+def share(value: float) -> str:
+    """Write a share of one as whole percents."""
+    return f"{value:.0%}"
+
+
+@register.filter
 def wait(seconds: int) -> str:
     """Say how long something will take, no more precisely than anybody knows."""
     if seconds <= 5:

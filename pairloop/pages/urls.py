@@ -46,4 +46,10 @@ urlpatterns = [
     path("models/<slug:slug>/play/", play_views.playground, name="playground"),
     path("models/<slug:slug>/play/<uuid:uuid>/", play_views.play, name="play"),
     path("models/<slug:slug>/play/<uuid:uuid>/pick/", play_views.play_pick, name="play-pick"),
+    path(
+        "models/<slug:slug>/versions/<int:number>/triples/",
+        version_views.version_triples,
+        name="version-triples",
+    ),
+    path("models/<slug:slug>/pairs/<int:number>/", version_views.pair, name="pair"),
 ]
