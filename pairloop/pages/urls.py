@@ -51,5 +51,15 @@ urlpatterns = [
         version_views.version_triples,
         name="version-triples",
     ),
+    path(
+        "models/<slug:slug>/versions/<int:number>/card/",
+        version_views.version_card,
+        name="version-card",
+    ),
+    path(
+        "models/<slug:slug>/versions/<int:number>/adapter/",
+        version_views.version_adapter,
+        name="version-adapter",
+    ),
     path("models/<slug:slug>/pairs/<int:number>/", version_views.pair, name="pair"),
 ]

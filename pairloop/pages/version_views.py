@@ -5,7 +5,7 @@ from __future__ import annotations
 from django import forms
 from django.contrib import messages
 from django.core.paginator import Paginator
-from django.http import Http404, HttpResponse
+from django.http import Http404, HttpResponse, HttpResponseBase
 from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.views.decorators.cache import never_cache
@@ -19,7 +19,7 @@ from models_registry.queries import champion_before, champion_moves, champion_of
 from pairloop.lib.errors import Refused
 from pairloop.lib.http import Request
 from pairloop.pages import version_queries
-from training import learned
+from training import downloads, learned
 
 #: Each is a prompt and two answers long.
 TRIPLES_A_PAGE = 20
@@ -71,6 +71,26 @@ def version_triples(request: Request, slug: str, number: int) -> HttpResponse:
         "learned": learned.learned_by(row.version),
     }
     return render(request, "pages/version_triples.html", context)
+
+
+@never_cache
+@require_safe
+def version_card(request: Request, slug: str, number: int) -> HttpResponse:
+    """Hand out a version's card."""
+    row = _row_for(model_for_staff(request.user, slug), number)
+    return downloads.card_file(row.version)
+
+
+@never_cache
+@require_safe
+def version_adapter(request: Request, slug: str, number: int) -> HttpResponseBase:
+    """Hand out a version's adapter."""
+    model = model_for_staff(request.user, slug)
+    row = _row_for(model, number)
+    try:
+        return downloads.adapter_file(row.version)
+    except Refused as refused:
+        return _page(request, model, number, not_exported=refused, status=409)
 
 
 @never_cache
@@ -136,6 +156,7 @@ def _page(
     *,
     form: ReasonForm | None = None,
     refused: Refused | None = None,
+    not_exported: Refused | None = None,
     status: int = 200,
 ) -> HttpResponse:
     """Render a version; after a refusal with its sentence and what was typed."""
@@ -149,6 +170,7 @@ def _page(
         "before": champion_before(model) if row.is_champion else None,
         "form": form,
         "refused": refused,
+        "not_exported": not_exported,
     }
     return render(request, "pages/version.html", context, status=status)
 
