@@ -19,6 +19,12 @@ def share(value: float) -> str:
 
 
 @register.filter
+def reward(value: float) -> str:
+    """Write a reward with its sign."""
+    return f"{value:+.2f}"
+
+
+@register.filter
 def wait(seconds: int) -> str:
     """Say how long something will take, no more precisely than anybody knows."""
     if seconds <= 5:

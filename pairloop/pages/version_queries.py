@@ -19,6 +19,7 @@ from training.learned import Learned, learned_by, learned_of
 from training.measures import Measure, Value
 from training.models import Round
 from training.reports import Row, measured_rows
+from training.rewards import Ratings, ratings_of
 
 STATES = {
     ModelVersion.State.REGISTERED: "waits for its check",
@@ -271,6 +272,8 @@ class Details:
     accuracy: Value | None
     #: Measured on its answers, beside its parent's and the base's.
     measured: tuple[Row, ...]
+    #: How it rates the judged held-out pairs; None for a base.
+    ratings: Ratings | None
     #: (title, value, explanation) of the last training step.
     training: tuple[tuple[str, str, str], ...]
     #: (reason, triples) that the trainer left out.
@@ -287,6 +290,7 @@ def details_of(version: ModelVersion) -> Details:
         learned=learned,
         accuracy=measures.values_of(round_).get("accuracy") if round_ else None,
         measured=measured_rows(round_.evaluation) if round_ else (),
+        ratings=ratings_of(round_) if round_ else None,
         training=tuple(measures.training_rows(version.metrics)),
         dropped=tuple(measures.dropped_rows(version.metrics)),
         card=card_of(version).body,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from annotate.models import Prompt
+from annotate.models import Prompt, Split
 from models_registry.models import Alias, ModelVersion, RegisteredModel
 from tests import factories
 from training.models import Round, SnapshotItem
@@ -62,6 +62,7 @@ def history_make(slug: str = "demo") -> RegisteredModel:
         made[number] = _version(model, number, made[parent], state)
         round_ = _round(model, number, made)
         _lessons(round_, pairs, new=new, replay=replay)
+    _ratings(made[5])
     for name, number in ((Alias.CHAMPION, 3), (Alias.SAMPLER, 5), (Alias.CHALLENGER, 6)):
         Alias.objects.update_or_create(model=model, name=name, defaults={"version": made[number]})
     return model
@@ -119,6 +120,25 @@ def _lessons(round_: Round, pairs: list[Any], *, new: int, replay: int) -> None:
         _item(round_, pair, SnapshotItem.Role.NEW)
     round_.snapshot.count = new + replay
     round_.snapshot.save()
+
+
+#: Rewards of v5, over β, of good answers and bad ones of held-out pairs.
+RATINGS = ((-6.1, 2.4), (3.1, 3.9), (4.2, -7.5), (8.8, -1.2), (2.0, -11.6))
+
+
+def _ratings(version: ModelVersion) -> None:
+    """Have held-out pairs judged, and let a version rate their answers."""
+    for good, bad in RATINGS:
+        pair = factories.PairFactory.create(
+            prompt__model=version.model, prompt__split=Split.HOLDOUT
+        )
+        said = factories.JudgementFactory.create(assignment__pair=pair)
+        for completion in (pair.first, pair.second):
+            factories.AnswerScoreFactory.create(
+                completion=completion,
+                version=version,
+                log_ratio=good if completion == said.winner else bad,
+            )
 
 
 def _item(round_: Round, pair: Any, role: str) -> None:
