@@ -38,8 +38,6 @@ logger = logging.getLogger(__name__)
 
 #: Answers of each prompt as labelers would get them.
 ANSWERS = 3
-#: Requests under way at once; about what a vLLM of ours samples side by side.
-REQUESTS = 20
 #: Changed answers that a round's page shows.
 MOST_EXAMPLES = 6
 
@@ -167,7 +165,7 @@ def _answers(
     ]
     of = len(questions) * len(prompts)
     tell(of - len(missing), of)
-    with ThreadPoolExecutor(max_workers=REQUESTS) as pool:
+    with ThreadPoolExecutor(max_workers=rewards.REQUESTS) as pool:
         futures = {
             pool.submit(
                 engine.sample,

@@ -21,7 +21,7 @@ from training.models import Round
 #: Held-out pairs whose answers are scored, the newest: as many as a share needs to mean something. An adapter
 #: on a CPU takes about 20 ms for each of their tokens.
 MOST_PAIRS = queries.LEAST_HOLDOUT
-#: Requests under way at once; about what a vLLM of ours computes side by side.
+#: Requests under way at once; about what a vLLM of ours does side by side.
 REQUESTS = 20
 
 
