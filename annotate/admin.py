@@ -8,6 +8,8 @@ from annotate.models import (
     Assignment,
     Completion,
     Drop,
+    Import,
+    ImportedPreference,
     Judgement,
     JudgingPolicy,
     Pair,
@@ -48,6 +50,22 @@ class PairAdmin(ReadOnlyAdmin):
 
     list_display = ["pk", "prompt_id", "purpose", "arm", "created_at"]
     list_filter = ["purpose"]
+
+
+@admin.register(Import)
+class ImportAdmin(ReadOnlyAdmin):
+    """Files of preference pairs."""
+
+    list_display = ["pk", "model", "filename", "state", "created", "rejected_count", "created_at"]
+    list_filter = ["state"]
+    list_select_related = ["model"]
+
+
+@admin.register(ImportedPreference)
+class ImportedPreferenceAdmin(ReadOnlyAdmin):
+    """What files say."""
+
+    list_display = ["pair_id", "source_id", "line", "target"]
 
 
 @admin.register(QueueEntry)

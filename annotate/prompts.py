@@ -53,21 +53,31 @@ def lines_of(text: str) -> Iterator[tuple[int, Any]]:
 
 
 def parse(raw: Any) -> PromptLine:
-    """Read {"prompt": "…"} or {"messages": […]}, each with optional "tags". Raises PromptRefused."""
+    """Read {"prompt": "…"} or {"messages": […]}, each with optional "tags"; "system" goes with "prompt".
+
+    Raises PromptRefused.
+    """
     if raw is NOT_JSON:
         raise PromptRefused("This is not JSON.")
     if not isinstance(raw, Mapping):
         raise PromptRefused('A prompt is an object such as {"prompt": "…"}.')
     if ("prompt" in raw) == ("messages" in raw):
         raise PromptRefused('Give either "prompt" or "messages".')
-    messages = [{"role": "user", "content": raw["prompt"]}] if "prompt" in raw else raw["messages"]
-    line = PromptLine(messages=_messages(messages), tags=_tags(raw.get("tags", [])))
-    if sum(len(message["content"].encode()) for message in line.messages) > LARGEST:
-        raise PromptRefused(f"A prompt may have at most {LARGEST // 1024} kB.")
-    return line
+    if raw.get("system") and "messages" in raw:
+        raise PromptRefused('Put the system message into "messages", as the first one.')
+    messages = raw["messages"] if "messages" in raw else typed(raw["prompt"], raw.get("system"))
+    return PromptLine(messages=messages_of(messages), tags=tags_of(raw.get("tags", [])))
 
 
-def _messages(raw: Any) -> list[dict[str, str]]:
+def typed(prompt: Any, system: Any) -> list[dict[str, Any]]:
+    """Return the messages of a prompt that is one text, with an optional system message before it."""
+    asked = [{"role": "user", "content": prompt}]
+    # An empty cell of a table says the same as no cell at all.
+    return asked if system in (None, "") else [{"role": "system", "content": system}, *asked]
+
+
+def messages_of(raw: Any) -> list[dict[str, str]]:
+    """Read the messages of a prompt. Raises PromptRefused."""
     if not isinstance(raw, list) or not raw:
         raise PromptRefused('"messages" is a list with at least one message.')
     messages = [_message(message) for message in raw]
@@ -75,6 +85,8 @@ def _messages(raw: Any) -> list[dict[str, str]]:
         raise PromptRefused("The last message must be the user's.")
     if any(message["role"] == "system" for message in messages[1:]):
         raise PromptRefused("Only the first message may be a system message.")
+    if sum(len(message["content"].encode()) for message in messages) > LARGEST:
+        raise PromptRefused(f"A prompt may have at most {LARGEST // 1024} kB.")
     return messages
 
 
@@ -86,22 +98,23 @@ def _message(raw: Any) -> dict[str, str]:
     content = raw["content"]
     if not isinstance(content, str) or not content.strip():
         raise PromptRefused("A message's content is a text that is not empty.")
-    if not _is_text(content):
+    if not is_text(content):
         raise PromptRefused("A message's content has characters that are not text.")
     return {"role": str(raw["role"]), "content": content.strip()}
 
 
-def _tags(raw: Any) -> list[str]:
+def tags_of(raw: Any) -> list[str]:
+    """Read a list of tags. Raises PromptRefused."""
     if not isinstance(raw, list) or len(raw) > MOST_TAGS:
         raise PromptRefused(f'"tags" is a list of at most {MOST_TAGS} short texts.')
     tags = [tag.strip() if isinstance(tag, str) else "" for tag in raw]
-    if not all(0 < len(tag) <= 50 and _is_text(tag) for tag in tags):
+    if not all(0 < len(tag) <= 50 and is_text(tag) for tag in tags):
         raise PromptRefused("A tag is a text of 1 to 50 characters.")
     return sorted(set(tags))
 
 
-def _is_text(value: str) -> bool:
-    # PostgreSQL stores neither NUL nor lone surrogates.
+def is_text(value: str) -> bool:
+    """Whether PostgreSQL can store it: no NUL, no lone surrogates."""
     return "\x00" not in value and not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 

@@ -15,6 +15,7 @@ from annotate.models import (
     Assignment,
     Completion,
     Drop,
+    Import,
     Judgement,
     JudgingPolicy,
     Pair,
@@ -105,8 +106,8 @@ def recent_sides(labeler: User) -> list[bool]:
 
 
 def eval_pairs_are_due(*, model: RegisteredModel, policy: JudgingPolicy) -> bool:
-    """Return whether held-out pairs are below their share of a model's pairs."""
-    purposes = Pair.objects.filter(prompt__model=model).aggregate(
+    """Return whether held-out pairs are below their share of the pairs that were sampled for a model."""
+    purposes = _pairs_sampled(model).aggregate(
         evals=Count("pk", filter=Q(purpose=Pair.Purpose.EVAL)),
         trains=Count("pk", filter=Q(purpose=Pair.Purpose.TRAIN)),
     )
@@ -128,8 +129,12 @@ def top_up_can_wait(model: RegisteredModel) -> bool:
 
 
 def has_pairs(model: RegisteredModel) -> bool:
-    """Whether a pair was ever made for this model."""
-    return Pair.objects.filter(prompt__model=model).exists()
+    """Whether a pair was ever made for this model, so that somebody could judge it."""
+    return _pairs_sampled(model).exists()
+
+
+def _pairs_sampled(model: RegisteredModel) -> QuerySet[Pair, Pair]:
+    return Pair.objects.filter(prompt__model=model).exclude(arm=Pair.IMPORTED)
 
 
 def judgements_standing() -> QuerySet[Judgement, Judgement]:
@@ -236,3 +241,25 @@ def drop_counts(model: RegisteredModel) -> list[DropCount]:
         DropCount(reason=row["reason"], label=Drop.Reason(row["reason"]).label, count=row["n"])
         for row in rows
     ]
+
+
+def import_lock(import_id: int) -> str:
+    """Return the name under which one worker at a time runs an import."""
+    return f"import-{import_id}"
+
+
+def imports_abandoned() -> list[int]:
+    """Return the imports that are not over and that nobody runs."""
+    open_ = Import.objects.filter(state__in=Import.OPEN).order_by("pk").values_list("pk", flat=True)
+    return [pk for pk in open_ if not jobs.is_done_by_somebody(import_lock(pk))]
+
+
+def import_of(*, model: RegisteredModel, import_id: int) -> Import:
+    """Return a model's import; raises Import.DoesNotExist."""
+    return Import.objects.select_related("model", "started_by").get(model=model, pk=import_id)
+
+
+def imports_of(model: RegisteredModel, *, limit: int) -> list[Import]:
+    """Return a model's newest imports, without the lines that they rejected."""
+    rows = Import.objects.filter(model=model).select_related("started_by").defer("rejected")
+    return list(rows.order_by("-pk")[:limit])

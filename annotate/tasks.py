@@ -6,6 +6,7 @@ import logging
 import random
 
 from django.utils import timezone
+from procrastinate import JobContext
 from procrastinate.contrib.django import app
 
 from models_registry import queries as registry
@@ -64,3 +65,25 @@ def leases_release(timestamp: int | None = None) -> None:
 
     for model in registry.models_ready():
         actions.leases_release(model=model, now=timezone.now())
+
+
+@app.task(queue="default", pass_context=True)
+def import_run(context: JobContext, import_id: int) -> None:
+    """Store a file's preference pairs, or what is left of them."""
+    from annotate import imports
+
+    imports.import_run(import_id=import_id, should_stop=context.should_abort)
+
+
+def import_defer(import_id: int) -> None:
+    """Queue an import once; a second job for it would find nothing to do."""
+    jobs.defer_once(import_run.configure(queueing_lock=f"import-{import_id}"), import_id=import_id)
+
+
+@app.periodic(cron="* * * * * */10")
+@app.task(queue="default", queueing_lock="imports-sweep")
+def imports_sweep(timestamp: int | None = None) -> None:
+    """Queue the imports that a dead worker has left, every ten seconds."""
+    from annotate import imports
+
+    imports.imports_sweep()

@@ -13,4 +13,5 @@ urlpatterns = [
     ),
     path("assignments/<uuid:uuid>/judgement/", views.JudgementView.as_view(), name="api-judgement"),
     path("models/<slug:slug>/triples/", views.TriplesView.as_view(), name="api-triples"),
+    path("models/<slug:slug>/imports/<int:number>/", views.ImportView.as_view(), name="api-import"),
 ]

@@ -1,26 +1,32 @@
-"""The REST API of judging, and the export of triples."""
+"""The REST API of judging, of prompts, and of triples in and out."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from typing import IO, Any
 from uuid import UUID
 
 from django.contrib.auth.models import User
-from django.db.models import QuerySet
-from django.http import Http404, HttpResponseBase, StreamingHttpResponse
+from django.http import Http404, HttpResponseBase
 from django.utils import timezone
-from rest_framework import status
+from rest_framework import request, status
 from rest_framework.exceptions import ParseError, ValidationError
 from rest_framework.parsers import BaseParser, JSONParser
-from rest_framework.renderers import JSONRenderer
+from rest_framework.renderers import BaseRenderer, JSONRenderer
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from annotate import actions, prompts, queries, triples
-from annotate.api.serializers import AssignmentOut, JudgementIn, JudgementOut, TriplesIn
-from annotate.models import Assignment, Pair
+from annotate import actions, exports, imports, prompts, queries
+from annotate.api.serializers import (
+    AssignmentOut,
+    ImportOut,
+    JudgementIn,
+    JudgementOut,
+    PromptsImportOut,
+    TriplesIn,
+)
+from annotate.downloads import triples_download
+from annotate.models import Assignment, Import
 from models_registry.lookup import model_for
 from pairloop.lib.api import MemberView, Request
 
@@ -58,15 +64,7 @@ class PromptsView(APIView):
         """Import a JSON list or JSON lines; good ones stay whatever the bad ones are."""
         model = model_for(request.user, slug)
         report = actions.prompts_import(model=model, lines=_numbered(request))
-        return Response(
-            {
-                "created": report.created,
-                "duplicates": report.duplicates,
-                "rejected": [
-                    {"line": number, "reason": reason} for number, reason in report.rejected
-                ],
-            }
-        )
+        return Response(PromptsImportOut(report).data)
 
 
 class AssignmentsView(MemberView):
@@ -108,22 +106,101 @@ class JudgementView(MemberView):
 class JSONLRenderer(JSONRenderer):
     """Lets a client ask for JSON lines by name."""
 
-    media_type = "application/jsonl"
-    format = "jsonl"
+    media_type = exports.MEDIA_TYPES[exports.JSONL]
+    format = exports.JSONL
+
+
+class ParquetRenderer(JSONRenderer):
+    """Lets a client ask for Parquet by name."""
+
+    media_type = exports.MEDIA_TYPES[exports.PARQUET]
+    format = exports.PARQUET
+
+
+class FileBody(dict[str, Any]):
+    """A body that nobody has read yet; a dict, since that is what parsers return."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        """Take what to read."""
+        super().__init__()
+        self.stream = stream
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield the body in pieces of 64 kB."""
+        while piece := self.stream.read(65_536):
+            yield piece
+
+
+class JSONLFileParser(BaseParser):
+    """Passes a file on as it comes."""
+
+    media_type = exports.MEDIA_TYPES[exports.JSONL]
+
+    def parse(
+        self, stream: IO[bytes], media_type: str | None = None, context: object = None
+    ) -> FileBody:
+        """Return what reads it."""
+        return FileBody(stream)
+
+
+class ParquetFileParser(JSONLFileParser):
+    """The same for Parquet."""
+
+    media_type = exports.MEDIA_TYPES[exports.PARQUET]
+
+
+class AnyFileParser(JSONLFileParser):
+    """The same for clients that do not know what they send."""
+
+    media_type = "application/octet-stream"
 
 
 class TriplesView(APIView):
     """The triples of a model, as files for trainers have them."""
 
-    renderer_classes = [JSONLRenderer, JSONRenderer]
+    renderer_classes = [JSONLRenderer, JSONRenderer, ParquetRenderer]
+    parser_classes = [JSONLFileParser, ParquetFileParser, AnyFileParser]
 
     def get(self, request: Request, slug: str) -> HttpResponseBase:
-        """Stream one triple a line; those that are ties only when asked for."""
+        """Stream all triples as JSONL or, with `?format=parquet`, as Parquet; ties only when asked for."""
         model = model_for(request.user, slug)
         asked = TriplesIn(data=request.query_params)
         asked.is_valid(raise_exception=True)
-        lines = _lines(triples.triple_pairs(model=model), **asked.validated_data)
-        return StreamingHttpResponse(lines, content_type=JSONLRenderer.media_type)
+        return triples_download(
+            model=model,
+            file_format=exports.PARQUET if self.is_parquet else exports.JSONL,
+            **asked.validated_data,
+        )
+
+    def post(self, request: Request, slug: str) -> Response:
+        """Take JSONL or Parquet and queue its import; `imports/<id>/` tells how far it is."""
+        model = model_for(request.user, slug)
+        body = request.data.pieces() if isinstance(request.data, FileBody) else iter(())
+        started = imports.import_start(
+            model=model, by=request.user, filename="REST API", pieces=body
+        )
+        return Response(ImportOut(started).data, status=status.HTTP_202_ACCEPTED)
+
+    def perform_content_negotiation(
+        self, request: request.Request, force: bool = False
+    ) -> tuple[BaseRenderer, str]:
+        """Note which file is asked for; whatever is no file is JSON, errors too."""
+        found, _ = super().perform_content_negotiation(request, force)
+        self.is_parquet = isinstance(found, ParquetRenderer)
+        return JSONRenderer(), JSONRenderer.media_type
+
+
+class ImportView(APIView):
+    """An import of preference pairs."""
+
+    def get(self, request: Request, slug: str, number: int) -> Response:
+        """Return how far it is and what came of it."""
+        model = model_for(request.user, slug)
+        try:
+            found = queries.import_of(model=model, import_id=number)
+        except Import.DoesNotExist as missing:
+            raise Http404 from missing
+        return Response(ImportOut(found).data)
 
 
 def _numbered(request: Request) -> Iterable[tuple[int, Any]]:
@@ -133,13 +210,6 @@ def _numbered(request: Request) -> Iterable[tuple[int, Any]]:
     if not isinstance(request.data, list):
         raise ValidationError('Send a list such as [{"prompt": "…"}].')
     return enumerate(request.data, start=1)
-
-
-def _lines(pairs: QuerySet[Pair, Pair], *, ties: bool, keys: str) -> Iterator[str]:
-    good, bad = keys.split("_")
-    for triple in triples.triples_of(pairs):
-        if ties or triple.target > 0.5:
-            yield json.dumps(triple.line(good=good, bad=bad), ensure_ascii=False) + "\n"
 
 
 def _assignment_for(user: User, uuid: UUID) -> Assignment:

@@ -51,6 +51,12 @@ def alone(name: str) -> Iterator[bool]:
                 connection.close()
 
 
+def in_turn(name: str) -> None:
+    """Wait until no other transaction does the thing of this name; ours does until it ends."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_key(name)])
+
+
 def is_done_by_somebody(name: str) -> bool:
     """Return whether somebody does the thing of this name `alone` just now."""
     with connection.cursor() as cursor:

@@ -314,13 +314,12 @@ class TestTriples:
             "target": 0.98,
             "weight": 1.0,
             "tags": ["sums"],
-            "prompt_ids": [1, 2, 3],
-            "chosen_ids": [4, 5, 2],
-            "rejected_ids": [4, 5, 2],
-            "finish": {"chosen": "stop", "rejected": "stop"},
-            "version": {"chosen": 0, "rejected": 0},
+            "origin": "judgement",
             "pair": pair.pk,
             "judgements": [judgement.pk],
+            "version": {"chosen": 0, "rejected": 0},
+            "finish": {"chosen": "stop", "rejected": "stop"},
+            "tokens": {"prompt": [1, 2, 3], "chosen": [4, 5, 2], "rejected": [4, 5, 2]},
         }
 
     def test_are_good_and_bad_when_asked_for(self, admin, model):
@@ -328,7 +327,8 @@ class TestTriples:
 
         (line,) = self.read(admin, model, "?keys=good_bad")
 
-        assert {"prompt", "good", "bad", "good_ids", "bad_ids"} < set(line)
+        assert {"prompt", "good", "bad"} < set(line)
+        assert set(line["tokens"]) == {"prompt", "good", "bad"}
         assert not {"chosen", "rejected"} & set(line)
 
     def test_have_ties_only_when_asked_for(self, admin, model):
