@@ -79,6 +79,7 @@ def prompts_import(*, model: RegisteredModel, lines: Iterable[tuple[int, Any]]) 
     """Store the good lines and report the bad ones by number; the hash decides each prompt's split."""
     share = queries.policy_of(model).holdout_share
     report = ImportReport()
+    jobs.in_turn(queries.import_turn(model))
     known = set(Prompt.objects.filter(model=model).values_list("sha256", flat=True))
     new: list[Prompt] = []
     for number, raw in lines:
@@ -96,8 +97,7 @@ def prompts_import(*, model: RegisteredModel, lines: Iterable[tuple[int, Any]]) 
         new.append(
             Prompt(model=model, messages=line.messages, sha256=sha256, split=split, tags=line.tags)
         )
-    # Somebody else may have imported the same prompt since we looked.
-    Prompt.objects.bulk_create(new, batch_size=1000, ignore_conflicts=True)
+    Prompt.objects.bulk_create(new, batch_size=1000)
     report.created = len(new)
     return report
 

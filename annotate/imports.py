@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.contrib.auth.models import User
@@ -20,13 +21,16 @@ from annotate.models import Completion, Import, ImportedPreference, Pair, Prompt
 from annotate.preferences import PreferenceLine
 from annotate.reading import Batch, FileUnreadable
 from models_registry.models import RegisteredModel
-from pairloop.lib import files, jobs
+from pairloop.lib import bulk, files, jobs
 from pairloop.lib.errors import Refused
 
 logger = logging.getLogger(__name__)
 
 #: Rejected lines that the report names; the others are counted.
 MOST_REJECTED = 1000
+
+#: Line number and line, by hash.
+Lines = dict[str, tuple[int, PreferenceLine]]
 
 
 class FileTooLarge(Refused):
@@ -53,7 +57,7 @@ def import_start(
         total, sha256 = _keep(path, pieces)
         is_parquet = reading.is_parquet(path)
         with transaction.atomic():
-            jobs.in_turn(_turn(model.pk))
+            jobs.in_turn(queries.import_turn(model))
             same = Import.objects.filter(model=model, sha256=sha256, state__in=Import.OPEN).first()
             if same:
                 path.unlink()
@@ -96,10 +100,6 @@ def _name(filename: str) -> str:
         letter for letter in filename if letter.isprintable() and prompts.is_text(letter)
     )
     return Path(shown).name[-200:] or "unnamed"
-
-
-def _turn(model_id: int) -> str:
-    return f"imports-of-{model_id}"
 
 
 def import_run(*, import_id: int, should_stop: Callable[[], bool] = lambda: False) -> None:
@@ -165,24 +165,12 @@ def _end(running: Import, *, failure: str = "") -> None:
 def _store(running: Import, batch: Batch) -> None:
     """Store the good lines of a batch with how far the import is. Raises ImportOvertaken.
 
-    The imports of a model take turns, so that the same line in two files makes one pair.
+    The imports of a model take turns, so that the same line in two files makes one pair, and one prompt.
     """
-    jobs.in_turn(_turn(running.model_id))
+    jobs.in_turn(queries.import_turn(running.model))
     good, rejected = _parsed(batch)
     new = _unknown(running.model_id, good)
-    pairs = _pairs(running.model, [line for _, line in new.values()])
-    ImportedPreference.objects.bulk_create(
-        ImportedPreference(
-            pair=pair,
-            model_id=running.model_id,
-            source=running,
-            line=number,
-            preferred=preferred,
-            target=line.target,
-            sha256=sha256,
-        )
-        for (sha256, (number, line)), (pair, preferred) in zip(new.items(), pairs, strict=True)
-    )
+    held_out = _insert(running, new)
     kept = running.rejected + rejected[: MOST_REJECTED - len(running.rejected)]
     advanced = Import.objects.filter(
         pk=running.pk, state=Import.State.RUNNING, done=running.done
@@ -191,7 +179,7 @@ def _store(running: Import, batch: Batch) -> None:
         lines=batch.last,
         created=F("created") + len(new),
         duplicates=F("duplicates") + len(batch.lines) - len(rejected) - len(new),
-        held_out=F("held_out") + sum(pair.purpose == Pair.Purpose.EVAL for pair, _ in pairs),
+        held_out=F("held_out") + held_out,
         rejected_count=F("rejected_count") + len(rejected),
         rejected=kept,
     )
@@ -200,9 +188,9 @@ def _store(running: Import, batch: Batch) -> None:
     running.done, running.rejected = batch.done, kept
 
 
-def _parsed(batch: Batch) -> tuple[dict[str, tuple[int, PreferenceLine]], list[list[Any]]]:
+def _parsed(batch: Batch) -> tuple[Lines, list[list[Any]]]:
     """Return the good lines by hash, each once, and number and reason of the others."""
-    good: dict[str, tuple[int, PreferenceLine]] = {}
+    good: Lines = {}
     rejected: list[list[Any]] = []
     for number, raw in batch.lines:
         try:
@@ -214,9 +202,7 @@ def _parsed(batch: Batch) -> tuple[dict[str, tuple[int, PreferenceLine]], list[l
     return good, rejected
 
 
-def _unknown(
-    model_id: int, good: dict[str, tuple[int, PreferenceLine]]
-) -> dict[str, tuple[int, PreferenceLine]]:
+def _unknown(model_id: int, good: Lines) -> Lines:
     known = set(
         ImportedPreference.objects.filter(model=model_id, sha256__in=good).values_list(
             "sha256", flat=True
@@ -225,55 +211,97 @@ def _unknown(
     return {sha256: found for sha256, found in good.items() if sha256 not in known}
 
 
-def _pairs(model: RegisteredModel, lines: list[PreferenceLine]) -> list[tuple[Pair, Completion]]:
-    """Store a pair for each line; return it with the better completion."""
-    asked = _prompts(model, {line.prompt.sha256: line.prompt for line in lines})
-    completions = Completion.objects.bulk_create(
-        Completion(prompt=asked[line.prompt.sha256], origin=Completion.Origin.IMPORT, text=text)
-        for line in lines
-        for text in (line.good, line.bad)
+def _insert(running: Import, new: Lines) -> int:
+    """Store completions, pair and preference of each line; return how many are held out."""
+    asked = _prompts(running.model, {line.prompt.sha256: line.prompt for _, line in new.values()})
+    now = timezone.now()
+    pairs = bulk.ids_reserve(Pair, len(new))
+    completions = bulk.ids_reserve(Completion, 2 * len(new))
+    stored = [
+        _Stored(pair, good, bad, number, line, sha256, asked[line.prompt.sha256])
+        for pair, good, bad, (sha256, (number, line)) in zip(
+            pairs, completions[::2], completions[1::2], new.items(), strict=True
+        )
+    ]
+    bulk.copy(
+        Completion,
+        ["id", "prompt_id", "origin", "text", "finish_reason", "sampling", "created_at"],
+        (
+            (pk, one.prompt.pk, Completion.Origin.IMPORT.value, text, "", "{}", now)
+            for one in stored
+            for pk, text in ((one.good, one.line.good), (one.bad, one.line.bad))
+        ),
     )
-    better, worse = completions[::2], completions[1::2]
-    pairs = Pair.objects.bulk_create(_pair(*sides) for sides in zip(better, worse, strict=True))
-    return list(zip(pairs, better, strict=True))
+    bulk.copy(
+        Pair,
+        ["id", "prompt_id", "prompt_split", "first_id", "second_id", "purpose", "arm", "priority", "created_at"],
+        (
+            (one.pair, one.prompt.pk, one.prompt.split, one.good, one.bad, one.purpose, Pair.IMPORTED, 0, now)
+            for one in stored
+        ),
+    )  # fmt: skip
+    bulk.copy(
+        ImportedPreference,
+        ["pair_id", "model_id", "source_id", "line", "preferred_id", "target", "sha256"],
+        (
+            (
+                one.pair,
+                running.model_id,
+                running.pk,
+                one.number,
+                one.good,
+                one.line.target,
+                one.sha256,
+            )
+            for one in stored
+        ),
+    )
+    return sum(one.prompt.split == Split.HOLDOUT for one in stored)
 
 
-def _pair(one: Completion, other: Completion) -> Pair:
-    first, second = sorted((one, other), key=lambda completion: completion.pk)
-    is_train = one.prompt.split == Split.TRAIN
-    return Pair(
-        prompt=one.prompt,
-        prompt_split=one.prompt.split,
-        first=first,
-        second=second,
-        purpose=Pair.Purpose.TRAIN if is_train else Pair.Purpose.EVAL,
-        arm=Pair.IMPORTED,
-    )
+class _Stored(NamedTuple):
+    """A line with the ids of its rows."""
+
+    pair: int
+    #: The lower one of the two completions, since a pair's first is.
+    good: int
+    bad: int
+    number: int
+    line: PreferenceLine
+    sha256: str
+    prompt: Prompt
+
+    @property
+    def purpose(self) -> str:
+        """What its prompt's split makes of the pair."""
+        purpose = Pair.Purpose.TRAIN if self.prompt.split == Split.TRAIN else Pair.Purpose.EVAL
+        return str(purpose.value)
 
 
 def _prompts(model: RegisteredModel, wanted: dict[str, prompts.PromptLine]) -> dict[str, Prompt]:
     """Return the prompts by hash, storing those that are new; the hash decides the split of these."""
+    rows = Prompt.objects.filter(model=model, sha256__in=wanted).only("sha256", "split")
+    found = {prompt.sha256: prompt for prompt in rows}
+    missing = {sha256: line for sha256, line in wanted.items() if sha256 not in found}
     share = queries.policy_of(model).holdout_share
-    found = _prompts_by_hash(model, wanted)
-    Prompt.objects.bulk_create(
+    ids = bulk.ids_reserve(Prompt, len(missing))
+    new = [
+        Prompt(
+            pk=pk,
+            messages=line.messages,
+            sha256=sha256,
+            split=Split.HOLDOUT if prompts.is_held_out(sha256, share=share) else Split.TRAIN,
+            tags=line.tags,
+        )
+        for pk, (sha256, line) in zip(ids, missing.items(), strict=True)
+    ]
+    now = timezone.now()
+    bulk.copy(
+        Prompt,
+        ["id", "model_id", "messages", "sha256", "split", "tags", "refusal", "created_at"],
         (
-            _prompt(model=model, line=line, sha256=sha256, share=share)
-            for sha256, line in wanted.items()
-            if sha256 not in found
+            (one.pk, model.pk, json.dumps(one.messages), one.sha256, one.split, one.tags, "", now)
+            for one in new
         ),
-        # Another import of prompts may be faster.
-        ignore_conflicts=True,
     )
-    return found | _prompts_by_hash(model, wanted.keys() - found.keys())
-
-
-def _prompts_by_hash(model: RegisteredModel, hashes: Iterable[str]) -> dict[str, Prompt]:
-    rows = Prompt.objects.filter(model=model, sha256__in=list(hashes)).only("sha256", "split")
-    return {prompt.sha256: prompt for prompt in rows}
-
-
-def _prompt(
-    *, model: RegisteredModel, line: prompts.PromptLine, sha256: str, share: float
-) -> Prompt:
-    split = Split.HOLDOUT if prompts.is_held_out(sha256, share=share) else Split.TRAIN
-    return Prompt(model=model, messages=line.messages, sha256=sha256, split=split, tags=line.tags)
+    return found | {prompt.sha256: prompt for prompt in new}

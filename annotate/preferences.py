@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -115,7 +114,7 @@ def _split(good: Any, bad: Any) -> tuple[Sequence[Any], Any, Any]:
             'Without "prompt", both answers are whole conversations: lists of messages.'
         )
     shared = 0
-    while shared < min(len(good), len(bad)) and good[shared] == bad[shared]:
+    while shared < min(len(good), len(bad)) - 1 and good[shared] == bad[shared]:
         shared += 1
     if not shared:
         raise PreferenceRefused('The conversations do not begin alike; give the "prompt".')
@@ -159,6 +158,6 @@ def _target(raw: Any) -> float:
     if raw is None:
         return TARGET
     is_number = isinstance(raw, int | float) and not isinstance(raw, bool)
-    if not is_number or not math.isfinite(raw) or not 0.5 <= raw <= 1:
+    if not is_number or not 0.5 <= raw <= 1:
         raise PreferenceRefused('"target" is a number from 0.5 to 1.')
     return float(raw)

@@ -115,7 +115,11 @@ def tags_of(raw: Any) -> list[str]:
 
 def is_text(value: str) -> bool:
     """Whether PostgreSQL can store it: no NUL, no lone surrogates."""
-    return "\x00" not in value and not any("\ud800" <= letter <= "\udfff" for letter in value)
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\x00" not in value
 
 
 def is_held_out(sha256: str, *, share: float) -> bool:

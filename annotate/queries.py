@@ -248,6 +248,11 @@ def import_lock(import_id: int) -> str:
     return f"import-{import_id}"
 
 
+def import_turn(model: RegisteredModel) -> str:
+    """Return the name under which one transaction at a time imports into a model, prompts or pairs."""
+    return f"imports-of-{model.pk}"
+
+
 def imports_abandoned() -> list[int]:
     """Return the imports that are not over and that nobody runs."""
     open_ = Import.objects.filter(state__in=Import.OPEN).order_by("pk").values_list("pk", flat=True)

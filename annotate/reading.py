@@ -133,15 +133,21 @@ def _value(line: bytes, *, is_first: bool) -> Any:
 def parquet_batches(path: Path, *, done: int) -> Iterator[Batch]:
     """Yield the rows from a row on. Raises FileUnreadable when a part of the file is damaged."""
     batch, size = Batch(done=done, last=done), 0
-    for rows, weight in _parquet_rows(path, done):
-        batch.lines += enumerate(rows, start=batch.done + 1)
-        batch.done = batch.last = batch.done + len(rows)
-        size += weight
-        if len(batch.lines) >= BATCH - ROWS or size >= BATCH_BYTES:
-            yield batch
-            batch, size = Batch(done=batch.done, last=batch.last), 0
+    damage = None
+    try:
+        for rows, weight in _parquet_rows(path, done):
+            batch.lines += enumerate(rows, start=batch.done + 1)
+            batch.done = batch.last = batch.done + len(rows)
+            size += weight
+            if len(batch.lines) >= BATCH - ROWS or size >= BATCH_BYTES:
+                yield batch
+                batch, size = Batch(done=batch.done, last=batch.last), 0
+    except FileUnreadable as error:
+        damage = error
     if batch.lines:
         yield batch
+    if damage:
+        raise damage
 
 
 def _parquet_rows(path: Path, done: int) -> Iterator[tuple[list[Any], int]]:

@@ -89,7 +89,7 @@ class TestParse:
             ({"prompt": "a", "chosen": GOOD}, "Give either"),
             ({"chosen": GOOD, "rejected": BAD}, "whole conversations"),
             ({"chosen": said(GOOD), "rejected": said(BAD)}, "do not begin alike"),
-            ({"chosen": ASKED + said(GOOD), "rejected": ASKED + said(GOOD)}, "one message"),
+            ({"chosen": ASKED + said(GOOD), "rejected": ASKED + said(GOOD)}, "the same"),
             ({"chosen": [], "rejected": []}, "do not begin alike"),
             (LINE | {"prompt": 3}, '"prompt" is'),
             (LINE | {"prompt": []}, '"prompt" is'),
