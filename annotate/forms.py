@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from django import forms
 
+from annotate import exports
 from annotate.models import Verdict
 
 #: What the database's column holds.
@@ -30,3 +31,30 @@ class JudgementForm(forms.Form):
             if value.isascii() and value.isdigit() and len(value) < 15
             else 0
         )
+
+
+class TriplesImportForm(forms.Form):
+    """A file of preference pairs. What is in it is for the import to say."""
+
+    file = forms.FileField(
+        # An empty one is refused by the import, in a sentence that says more.
+        allow_empty_file=True,
+        error_messages={"required": "Choose a file first: JSONL or Parquet."},
+        widget=forms.FileInput(attrs={"class": "input", "accept": ".jsonl,.json,.ndjson,.parquet"}),
+    )
+
+
+class TriplesFileForm(forms.Form):
+    """Which triples, in which form."""
+
+    format = forms.ChoiceField(
+        label="Format",
+        choices=[(exports.JSONL, "JSONL"), (exports.PARQUET, "Parquet")],
+        widget=forms.Select(attrs={"class": "input"}),
+    )
+    keys = forms.ChoiceField(
+        label="Names of the answers",
+        choices=[("chosen_rejected", "chosen, rejected (TRL)"), ("good_bad", "good, bad")],
+        widget=forms.Select(attrs={"class": "input"}),
+    )
+    ties = forms.BooleanField(label="Ties too", required=False)

@@ -5,7 +5,14 @@ from __future__ import annotations
 from django.contrib.auth.views import LogoutView
 from django.urls import path
 
-from pairloop.pages import people_views, play_views, settings_views, version_views, views
+from pairloop.pages import (
+    people_views,
+    play_views,
+    settings_views,
+    triple_views,
+    version_views,
+    views,
+)
 
 urlpatterns = [
     path("", views.home, name="home"),
@@ -30,6 +37,13 @@ urlpatterns = [
         "models/<slug:slug>/settings/<slug:key>/",
         settings_views.settings_group,
         name="settings-group",
+    ),
+    path("models/<slug:slug>/triples/", triple_views.triples, name="triples"),
+    path("models/<slug:slug>/triples/file/", triple_views.triples_file, name="triples-file"),
+    path(
+        "models/<slug:slug>/triples/imports/<int:number>/",
+        triple_views.import_page,
+        name="triples-import",
     ),
     path("models/<slug:slug>/versions/", version_views.versions, name="versions"),
     path(
