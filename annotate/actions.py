@@ -75,8 +75,17 @@ class ImportReport:
 
 
 @transaction.atomic
-def prompts_import(*, model: RegisteredModel, lines: Iterable[tuple[int, Any]]) -> ImportReport:
-    """Store the good lines and report the bad ones by number; the hash decides each prompt's split."""
+def prompts_import(
+    *,
+    model: RegisteredModel,
+    lines: Iterable[prompts.Numbered],
+    tags: Sequence[str] = (),
+    system: str = "",
+) -> ImportReport:
+    """Store the good lines and report the bad ones by number; the hash decides each prompt's split.
+
+    Every prompt gets the tags; one without a system message gets this one.
+    """
     share = queries.policy_of(model).holdout_share
     report = ImportReport()
     jobs.in_turn(queries.import_turn(model))
@@ -84,7 +93,7 @@ def prompts_import(*, model: RegisteredModel, lines: Iterable[tuple[int, Any]]) 
     new: list[Prompt] = []
     for number, raw in lines:
         try:
-            line = prompts.parse(raw)
+            line = prompts.parse(raw, tags=tags, system=system)
         except prompts.PromptRefused as refused:
             report.rejected.append((number, str(refused)))
             continue

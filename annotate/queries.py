@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from django.contrib.auth.models import User
-from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet, Sum
+from django.db.models import Count, Exists, F, Func, OuterRef, Q, QuerySet, Sum
 
 from annotate.models import (
     Assignment,
@@ -268,3 +268,63 @@ def imports_of(model: RegisteredModel, *, limit: int) -> list[Import]:
     """Return a model's newest imports, without the lines that they rejected."""
     rows = Import.objects.filter(model=model).select_related("started_by").defer("rejected")
     return list(rows.order_by("-pk")[:limit])
+
+
+@dataclass(frozen=True, slots=True)
+class PromptFilter:
+    """Which prompts to list."""
+
+    text: str = ""
+    split: str = ""
+    tag: str = ""
+    #: Only those that the engine refused.
+    is_set_aside: bool = False
+
+
+def prompts_matching(model: RegisteredModel, wanted: PromptFilter) -> QuerySet[Prompt, Prompt]:
+    """Select a model's prompts, the newest first."""
+    found = Prompt.objects.filter(model=model)
+    if wanted.text:
+        found = found.filter(**{"messages__-1__content__icontains": wanted.text})
+    if wanted.split:
+        found = found.filter(split=wanted.split)
+    if wanted.tag:
+        found = found.filter(tags__contains=[wanted.tag])
+    if wanted.is_set_aside:
+        found = found.exclude(refusal="")
+    return found.order_by("-pk")
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRow:
+    """A prompt, and what became of it."""
+
+    prompt: Prompt
+    pairs: int
+    judgements: int
+
+
+def prompt_rows(prompts: Sequence[Prompt]) -> list[PromptRow]:
+    """Return the prompts with the number of their pairs and standing judgements."""
+    pairs = Pair.objects.filter(prompt__in=prompts).values_list("prompt").annotate(n=Count("pk"))
+    judgements = (
+        judgements_standing()
+        .filter(assignment__pair__prompt__in=prompts)
+        .values_list("assignment__pair__prompt")
+        .annotate(n=Count("pk"))
+    )
+    of_pairs, of_judgements = dict(pairs), dict(judgements)
+    return [
+        PromptRow(prompt, of_pairs.get(prompt.pk, 0), of_judgements.get(prompt.pk, 0))
+        for prompt in prompts
+    ]
+
+
+def tags_of(model: RegisteredModel) -> list[str]:
+    """Return the tags of a model's prompts."""
+    tags = (
+        Prompt.objects.filter(model=model)
+        .exclude(tags=[])
+        .values_list(Func("tags", function="unnest"))
+    )
+    return sorted({tag for (tag,) in tags.distinct()})

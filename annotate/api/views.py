@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import IO, Any
 from uuid import UUID
 
+from django.conf import settings
 from django.contrib.auth.models import User
 from django.http import Http404, HttpResponseBase
 from django.utils import timezone
@@ -44,24 +45,36 @@ class JSONLParser(BaseParser):
     """Reads one JSON value a line; what is not JSON is reported by its number, not refused as a whole."""
 
     media_type = "application/jsonl"
+    filename = "body.jsonl"
 
     def parse(
         self, stream: IO[bytes], media_type: str | None = None, context: object = None
     ) -> Lines:
         """Return number and value of each line."""
+        most = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+        body = stream.read(most + 1)
+        if len(body) > most:
+            raise ParseError(f"The body is larger than {most // 1024**2} MiB. Send it in parts.")
         try:
-            return Lines(list(prompts.lines_of(stream.read().decode("utf-8-sig"))))
-        except UnicodeDecodeError as error:
-            raise ParseError("The body is not UTF-8 text.") from error
+            return Lines(list(prompts.file_lines(self.filename, body)))
+        except prompts.FileRefused as refused:
+            raise ParseError(str(refused)) from refused
+
+
+class CSVParser(JSONLParser):
+    """Reads the columns prompt, system and tags."""
+
+    media_type = "text/csv"
+    filename = "body.csv"
 
 
 class PromptsView(APIView):
     """The prompts of a model."""
 
-    parser_classes = [JSONParser, JSONLParser]
+    parser_classes = [JSONParser, JSONLParser, CSVParser]
 
     def post(self, request: Request, slug: str) -> Response:
-        """Import a JSON list or JSON lines; good ones stay whatever the bad ones are."""
+        """Import a JSON list, JSON lines or CSV; good ones stay whatever the bad ones are."""
         model = model_for(request.user, slug)
         report = actions.prompts_import(model=model, lines=_numbered(request))
         return Response(PromptsImportOut(report).data)
