@@ -166,7 +166,7 @@ class TriplesFileForm(forms.Form):
     )
     keys = forms.ChoiceField(
         label="Names of the answers",
-        choices=[("chosen_rejected", "chosen, rejected (TRL)"), ("good_bad", "good, bad")],
+        choices=[("chosen_rejected", "chosen, rejected"), ("good_bad", "good, bad")],
         widget=forms.Select(attrs={"class": "input"}),
     )
     ties = forms.BooleanField(label="Ties too", required=False)
