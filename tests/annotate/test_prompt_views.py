@@ -137,7 +137,12 @@ class TestList:
 
         page = admin.get(path(model)).text
 
-        assert re.findall(r'<td class="is-number" data-label="\w+">(\d+)</td>', page) == ["0", "0", "2", "1"]
+        assert re.findall(r'<td class="is-number" data-label="\w+">(\d+)</td>', page) == [
+            "0",
+            "0",
+            "2",
+            "1",
+        ]
         assert "held out" in page
         assert "&lt;script&gt;" in page
         assert "<script>alert" not in page

@@ -61,4 +61,3 @@ class TestImport:
 
         assert saved.value.suggested_filename == f"{model.slug}-triples.parquet"
         assert Path(saved.value.path()).read_bytes().startswith(b"PAR1")
-
