@@ -14,6 +14,8 @@ from annotate.models import (
     Assignment,
     Completion,
     Drop,
+    Import,
+    ImportedPreference,
     Judgement,
     JudgingPolicy,
     Pair,
@@ -97,6 +99,8 @@ MAKERS = {
     Prompt: factories.PromptFactory.create,
     Completion: factories.CompletionFactory.create,
     Pair: factories.PairFactory.create,
+    Import: factories.ImportFactory.create,
+    ImportedPreference: factories.ImportedPreferenceFactory.create,
     QueueEntry: factories.QueueEntryFactory.create,
     Assignment: factories.AssignmentFactory.create,
     Judgement: factories.JudgementFactory.create,
@@ -136,6 +140,7 @@ def _a_row_of_each(no_jobs: None) -> None:
     factories.RoundMetricFactory.create(round=first)
     factories.AnswerScoreFactory.create(completion=pair.first)
     factories.PersonChangeFactory.create()
+    factories.ImportedPreferenceFactory.create()
     tasks.leases_release.defer()
 
 
