@@ -9,6 +9,7 @@ from django.db.models import Model
 
 from annotate.models import (
     Assignment,
+    ComparisonDrop,
     Completion,
     Drop,
     Judgement,
@@ -97,3 +98,11 @@ class DropAdmin(ReadOnlyAdmin):
 
     list_display = ["version", "reason", "count"]
     list_select_related = ["version__model"]
+
+
+@admin.register(ComparisonDrop)
+class ComparisonDropAdmin(ReadOnlyAdmin):
+    """Prompts that comparisons go without."""
+
+    list_display = ["comparison_id", "prompt_id", "reason"]
+    list_filter = ["reason"]

@@ -31,6 +31,8 @@ LEAST_VOTES = 30
 
 Z95 = NormalDist().inv_cdf(0.975)
 
+Kind = Literal["win", "loss", "tie", "both_bad"]
+
 
 @dataclass(frozen=True, slots=True)
 class Vote:
@@ -38,7 +40,7 @@ class Vote:
 
     prompt: str
     labeler: int
-    kind: Literal["win", "loss", "tie", "both_bad"]
+    kind: Kind
     tags: tuple[str, ...] = ()
     #: Whether the candidate's answer was on the left; None: nobody knows.
     candidate_left: bool | None = None
