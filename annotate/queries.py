@@ -28,6 +28,7 @@ from annotate.models import (
 from models_registry import queries as registry
 from models_registry.engine.types import Sampling
 from models_registry.models import Comparison, ModelVersion, RegisteredModel
+from models_registry.stats.evidence import Evidence
 from pairloop.lib import jobs
 
 #: As long as so many pairs wait, none are written while a round trains.
@@ -317,6 +318,24 @@ def comparison_progress(comparison: Comparison) -> ComparisonProgress:
         judged=Pair.objects.filter(comparison=comparison).count() - waiting,
         waiting=waiting,
         left_out={ComparisonDrop.Reason(reason).label: n for reason, n in drops.order_by("reason")},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonReport:
+    """A comparison, how far it is and what it proves."""
+
+    comparison: Comparison
+    progress: ComparisonProgress
+    evidence: Evidence
+
+
+def comparison_report(comparison: Comparison) -> ComparisonReport:
+    """Gather what is known about a comparison. Five queries."""
+    return ComparisonReport(
+        comparison=comparison,
+        progress=comparison_progress(comparison),
+        evidence=registry.comparison_evidence(comparison),
     )
 
 
