@@ -301,6 +301,11 @@ class ComparisonProgress:
     left_out: dict[str, int]
 
     @property
+    def done(self) -> int:
+        """Prompts that nobody has to look at any more."""
+        return self.judged + self.left_out_count
+
+    @property
     def left_out_count(self) -> int:
         """Prompts that nobody has to judge."""
         return sum(self.left_out.values())
@@ -337,6 +342,25 @@ def comparison_report(comparison: Comparison) -> ComparisonReport:
         progress=comparison_progress(comparison),
         evidence=registry.comparison_evidence(comparison),
     )
+
+
+def pairs_compared(one: ModelVersion, other: ModelVersion) -> list[Pair]:
+    """Return the pairs of all comparisons of two versions, the newest first, with prompt and answers."""
+    both = [one, other]
+    return list(
+        Pair.objects.select_related("prompt", "first", "second")
+        .filter(comparison__candidate__in=both, comparison__incumbent__in=both)
+        .order_by("-pk")
+    )
+
+
+def judgements_on(pairs: Sequence[Pair]) -> dict[int, list[Judgement]]:
+    """Return the standing judgements of pairs with who said it, by the pair's id, the oldest first."""
+    found: dict[int, list[Judgement]] = {}
+    rows = judgements_standing().select_related("assignment__labeler", "winner")
+    for judgement in rows.filter(assignment__pair__in=pairs).order_by("pk"):
+        found.setdefault(judgement.assignment.pair_id, []).append(judgement)
+    return found
 
 
 def prompts_unanswered(*, version: ModelVersion, sampling: Sampling) -> list[Prompt]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib.auth.models import User
-from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.db.models import Count, Exists, OuterRef, Q, QuerySet
 
 from models_registry import serving
 from models_registry.engine.types import EngineError
@@ -136,6 +136,12 @@ def engine_is_complete(names: Sequence[str]) -> bool:
 def version_is_served(version: ModelVersion, names: Sequence[str]) -> bool:
     """Whether an engine of ours, with these served names, answers as a version does, and was checked to."""
     return version.served_name in names and (version.is_base or version.pk in _loaded_ids())
+
+
+def versions_unloaded(versions: Sequence[ModelVersion]) -> list[ModelVersion]:
+    """Return which of these versions no engine of ours has loaded and checked."""
+    loaded = _loaded_ids()
+    return [version for version in versions if version.pk not in loaded]
 
 
 def _loaded_ids() -> set[int]:
@@ -272,6 +278,25 @@ def comparisons_open(model: RegisteredModel) -> list[Comparison]:
 def comparison_of(*, model: RegisteredModel, pk: int) -> Comparison:
     """Return a model's comparison by its id; raises Comparison.DoesNotExist."""
     return comparisons_of(model).get(pk=pk)
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonCount:
+    """A comparison in a line."""
+
+    versions: str
+    outcomes: int
+    budget: int
+
+
+def comparison_newest(model: RegisteredModel) -> ComparisonCount | None:
+    """Return a model's newest comparison with how many of its outcomes stand. One query."""
+    standing = Count("outcomes", filter=Q(outcomes__withdrawn_at=None))
+    found = comparisons_of(model).annotate(standing=standing).first()
+    if found is None:
+        return None
+    versions = f"{found.candidate.label} against {found.incumbent.label}"
+    return ComparisonCount(versions=versions, outcomes=found.standing, budget=found.budget)
 
 
 def versions_by_id(ids: Sequence[int]) -> list[ModelVersion]:

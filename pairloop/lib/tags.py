@@ -29,6 +29,7 @@ MODEL_PAGES = {
     "judge": "Judge",
     "rounds": "Rounds",
     "versions": "Versions",
+    "compare": "Compare",
     "playground": "Play",
 }
 

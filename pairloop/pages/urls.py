@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.contrib.auth.views import LogoutView
 from django.urls import path
 
-from pairloop.pages import play_views, version_views, views
+from pairloop.pages import compare_views, play_views, version_views, views
 
 urlpatterns = [
     path("", views.home, name="home"),
@@ -28,4 +28,16 @@ urlpatterns = [
     path("models/<slug:slug>/play/", play_views.playground, name="playground"),
     path("models/<slug:slug>/play/<uuid:uuid>/", play_views.play, name="play"),
     path("models/<slug:slug>/play/<uuid:uuid>/pick/", play_views.play_pick, name="play-pick"),
+    path("models/<slug:slug>/compare/", compare_views.compare, name="compare"),
+    path("models/<slug:slug>/compare/ask/", compare_views.compare_ask, name="compare-ask"),
+    path(
+        "models/<slug:slug>/compare/answers/",
+        compare_views.compare_answers,
+        name="compare-answers",
+    ),
+    path(
+        "models/<slug:slug>/compare/<int:pk>/close/",
+        compare_views.compare_close,
+        name="compare-close",
+    ),
 ]

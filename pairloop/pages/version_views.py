@@ -17,6 +17,7 @@ from models_registry.queries import champion_before, champion_moves, champion_of
 from pairloop.lib.errors import Refused
 from pairloop.lib.http import Request
 from pairloop.pages import version_queries
+from pairloop.pages.compare_queries import finding_for_promotion
 
 
 class ReasonForm(forms.Form):
@@ -106,12 +107,14 @@ def _page(
 ) -> HttpResponse:
     """Render a version; after a refusal with its sentence and what was typed."""
     row = _row_for(model, number)
+    champion = champion_of(model)
     context = {
         "model": model,
         "row": row,
+        "finding": finding_for_promotion(row.version, champion),
         "version": row.version,
         "facts": version_queries.facts(row.version.metrics),
-        "champion": champion_of(model),
+        "champion": champion,
         "before": champion_before(model) if row.is_champion else None,
         "form": form,
         "refused": refused,
