@@ -15,7 +15,7 @@ from annotate.models import Completion, Judgement, Pair, Prompt, Verdict
 from annotate.queries import ComparisonReport
 from models_registry import queries as registry
 from models_registry.models import Alias, ModelVersion, RegisteredModel
-from models_registry.stats.evidence import NEEDED_EVIDENCE, Evidence
+from models_registry.stats.evidence import NEEDED_EVIDENCE, NEEDED_VOTES, Evidence
 from pairloop.lib import differences
 from training.models import Round
 
@@ -118,14 +118,14 @@ class Finding:
         if found.votes_needed is None:
             return "At this win rate, no number of votes would prove it better."
         return (
-            f"If the win rate stays as it is, about {found.votes_needed} decisive votes prove it;"
-            " and every condition below must hold."
+            f"At this win rate the evidence suffices after about {found.votes_needed} decisive votes; a promotion"
+            f" asks for at least {NEEDED_VOTES}."
         )
 
 
 def percent(share: float) -> str:
-    """Return a share as 58.9 %."""
-    return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
+    """Return a share as 58.9%."""
+    return f"{100 * share:.1f}%"
 
 
 def finding_of(candidate: ModelVersion, incumbent: ModelVersion) -> Finding:
@@ -228,6 +228,12 @@ class Answers:
     def missing_count(self) -> int:
         """Answers that are not there."""
         return sum(count for _, count in self.missing)
+
+    @property
+    def missing_words(self) -> str:
+        """Who lacks how many of them."""
+        lacks = " and ".join(f"{version.label} lacks {count}" for version, count in self.missing)
+        return f"{lacks} of the {self.prompts} answers that an evaluation asks for with the present settings."
 
     @property
     def tags(self) -> list[str]:

@@ -69,7 +69,9 @@ class Look:
     def url(self, **changes: object) -> str:
         """Return the address of another look; another filter begins at its first prompt."""
         other = replace(self, **({"n": 1} | changes))  # type: ignore[arg-type]
-        return "?" + urlencode({name: value for name, value in asdict(other).items() if value})
+        return "?" + urlencode(
+            {name: value for name, value in asdict(other).items() if value != ""}
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import random
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import pytest
@@ -471,3 +473,43 @@ class TestAnswersWrite:
 
         assert queries.answers_are_coming(**versions)
         assert jobs.ProcrastinateJob.objects.count() == 1
+
+
+class TestTasks:
+    @pytest.fixture(autouse=True)
+    def _served(self, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+        @contextmanager
+        def opened(url: str) -> Iterator[FakeEngine]:
+            yield engine
+
+        monkeypatch.setattr(serving, "engine", opened)
+
+    def test_top_up_both_kinds_of_pairs(self, comparison: Comparison) -> None:
+        held_out(comparison, 2)
+        factories.PromptFactory.create(model=comparison.model)
+
+        tasks.pairs_top_up()
+
+        purposes = set(Pair.objects.values_list("purpose", flat=True))
+        assert purposes == {Pair.Purpose.TRAIN, Pair.Purpose.COMPARE}
+
+    def test_write_answers(self, comparison: Comparison) -> None:
+        held_out(comparison, 1)
+
+        tasks.answers_write(
+            candidate_id=comparison.candidate_id, incumbent_id=comparison.incumbent_id
+        )
+
+        assert Completion.objects.count() == 2
+
+    def test_leave_answers_for_later_when_the_engine_fails(
+        self, comparison: Comparison, engine: FakeEngine, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        held_out(comparison, 1)
+        engine.up = False
+
+        tasks.answers_write(
+            candidate_id=comparison.candidate_id, incumbent_id=comparison.incumbent_id
+        )
+
+        assert "stopped" in caplog.text
