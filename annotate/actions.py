@@ -6,7 +6,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -15,7 +15,7 @@ from typing import Any
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import transaction
-from django.db.models import Exists, F, OuterRef, Q
+from django.db.models import Exists, F, OuterRef, Q, QuerySet
 
 from annotate import prompts, queries, screening, tasks
 from annotate.models import (
@@ -35,7 +35,7 @@ from models_registry import actions as versions
 from models_registry import queries as registry
 from models_registry.engine.types import Engine, EngineError, EngineRejected, Sampled, Sampling
 from models_registry.models import Alias, ModelVersion, Outcome, RegisteredModel
-from pairloop.lib import jobs
+from pairloop.lib import edits, jobs
 from pairloop.lib.errors import Refused
 
 logger = logging.getLogger(__name__)
@@ -101,6 +101,22 @@ def prompts_import(*, model: RegisteredModel, lines: Iterable[tuple[int, Any]]) 
     Prompt.objects.bulk_create(new, batch_size=1000, ignore_conflicts=True)
     report.created = len(new)
     return report
+
+
+# --- Settings ------------------------------------------------------------------------------------------
+
+
+@transaction.atomic
+def policy_change(*, model: RegisteredModel, values: Mapping[str, Any], seen: str) -> None:
+    """Change how pairs of a model are made and judged; guidelines with another text get the next number.
+
+    `seen` is the fingerprint of these fields as the editor saw them. Raises ChangedMeanwhile, SettingsInvalid.
+    """
+    JudgingPolicy.objects.get_or_create(model=model)
+    policy = JudgingPolicy.objects.select_for_update().get(model=model)
+    if edits.save(policy, values=values, seen=seen) and "guidelines" in values:
+        policy.guidelines_version += 1
+        policy.save(update_fields=["guidelines_version"])
 
 
 # --- Sampling ------------------------------------------------------------------------------------------
@@ -382,21 +398,32 @@ def _first_goes_left(labeler: User) -> bool:
 @transaction.atomic
 def leases_release(*, model: RegisteredModel, now: datetime) -> int:
     """Give the pairs of expired leases back to the queue; return how many."""
-    expired = list(
-        Assignment.objects.select_for_update(skip_locked=True, of=("self",))
-        .filter(closed_at=None, expires_at__lte=now, pair__prompt__model=model)
-        .order_by("pair")
+    return _leases_end(
+        Assignment.objects.select_for_update(skip_locked=True, of=("self",)).filter(
+            expires_at__lte=now, pair__prompt__model=model
+        ),
+        now=now,
     )
-    for assignment in expired:
+
+
+@transaction.atomic
+def leases_give_back(*, labeler: User, now: datetime, model: RegisteredModel | None = None) -> int:
+    """Give back what a labeler holds, of one model or of all, for somebody else to judge; return how many."""
+    _lock_labeler(labeler.pk)
+    held = Assignment.objects.select_for_update(of=("self",)).filter(labeler=labeler)
+    return _leases_end(held.filter(pair__prompt__model=model) if model else held, now=now)
+
+
+def _leases_end(leases: QuerySet[Assignment, Assignment], *, now: datetime) -> int:
+    ended = list(leases.filter(closed_at=None).order_by("pair"))
+    for assignment in ended:
         if assignment.is_on_top:
             continue
         QueueEntry.objects.filter(pk=assignment.pair_id, leased__gt=0).update(
             leased=F("leased") - 1
         )
-    Assignment.objects.filter(pk__in=[assignment.pk for assignment in expired]).update(
-        closed_at=now
-    )
-    return len(expired)
+    Assignment.objects.filter(pk__in=[assignment.pk for assignment in ended]).update(closed_at=now)
+    return len(ended)
 
 
 @transaction.atomic

@@ -1,11 +1,8 @@
-"""Django admin: the policy may be changed, everything else is written by actions."""
+"""Django admin: to look at; everything is written by actions."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from django.contrib import admin
-from django.db.models import Model
 
 from annotate.models import (
     Assignment,
@@ -18,29 +15,15 @@ from annotate.models import (
     Prompt,
     QueueEntry,
 )
-from pairloop.lib.admin import ConfigAdmin, ReadOnlyAdmin
-
-if TYPE_CHECKING:
-    from django.forms import ModelForm
-    from django.http import HttpRequest
+from pairloop.lib.admin import ReadOnlyAdmin
 
 
 @admin.register(JudgingPolicy)
-class JudgingPolicyAdmin(ConfigAdmin):
+class JudgingPolicyAdmin(ReadOnlyAdmin):
     """How pairs are made and judged."""
 
     list_display = ["model", "queue_target", "overlap", "temperature", "max_tokens"]
     list_select_related = ["model"]
-    # Each judgement keeps the version that it followed, so the number follows the text.
-    readonly_fields = ["guidelines_version"]
-
-    def save_model(
-        self, request: HttpRequest, obj: Model, form: ModelForm[Model], change: bool
-    ) -> None:
-        """Number the guidelines anew when their text changed."""
-        if change and "guidelines" in form.changed_data and isinstance(obj, JudgingPolicy):
-            obj.guidelines_version += 1
-        super().save_model(request, obj, form, change)
 
 
 @admin.register(Prompt)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -19,13 +20,13 @@ from models_registry.models import (
     Alias,
     AliasMove,
     Comparison,
-    Membership,
     ModelVersion,
     Outcome,
     RegisteredModel,
     Serving,
 )
 from models_registry.store import Artifact
+from pairloop.lib import edits
 from pairloop.lib.errors import Refused
 
 logger = logging.getLogger(__name__)
@@ -126,6 +127,12 @@ def model_prepare(*, slug: str, name: str, source: str, lora_rank: int = 16) -> 
         raise ModelInvalid(" ".join(error.messages)) from error
     model.save()
     return model
+
+
+@transaction.atomic
+def model_change(*, model: RegisteredModel, values: Mapping[str, Any], seen: str) -> None:
+    """Change a model's name. `seen` is as in `edits.save`. Raises ChangedMeanwhile, SettingsInvalid."""
+    edits.save(_locked(model), values=values, seen=seen)
 
 
 @transaction.atomic
@@ -577,12 +584,3 @@ def _version_drop(version: ModelVersion, *, state: str, reason: str, now: dateti
             alias_move(
                 model=locked, name=alias.name, version=ancestor, by=None, reason=reason, now=now
             )
-
-
-# --- Members -------------------------------------------------------------------------------------------
-
-
-def member_add(*, model: RegisteredModel, user: User) -> Membership:
-    """Let a user judge pairs of a model."""
-    membership, _ = Membership.objects.get_or_create(model=model, user=user)
-    return membership

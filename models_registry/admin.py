@@ -1,8 +1,9 @@
-"""Django admin: members may be changed, everything else is written by actions."""
+"""Django admin: to look at; everything is written by actions."""
 
 from __future__ import annotations
 
 from django.contrib import admin
+from django.contrib.auth.models import Group, User
 
 from models_registry.models import (
     Alias,
@@ -11,11 +12,39 @@ from models_registry.models import (
     Membership,
     ModelVersion,
     Outcome,
+    PersonChange,
     Play,
     RegisteredModel,
     Serving,
 )
-from pairloop.lib.admin import EditableAdmin, ReadOnlyAdmin
+from pairloop.lib.admin import ReadOnlyAdmin
+
+# Django's own pages would change people without leaving a row in PersonChange.
+admin.site.unregister([User, Group])
+
+
+@admin.register(User)
+class UserAdmin(ReadOnlyAdmin):
+    """People; their page in Pairloop changes them."""
+
+    list_display = ["username", "first_name", "is_staff", "is_active", "last_login"]
+    fields = [
+        "username",
+        "first_name",
+        "email",
+        "is_staff",
+        "is_active",
+        "last_login",
+        "date_joined",
+    ]
+
+
+@admin.register(PersonChange)
+class PersonChangeAdmin(ReadOnlyAdmin):
+    """What was done to whom."""
+
+    list_display = ["made_at", "person", "kind", "model", "made_by"]
+    list_select_related = ["person", "model", "made_by"]
 
 
 @admin.register(RegisteredModel)
@@ -26,7 +55,7 @@ class RegisteredModelAdmin(ReadOnlyAdmin):
 
 
 @admin.register(Membership)
-class MembershipAdmin(EditableAdmin):
+class MembershipAdmin(ReadOnlyAdmin):
     """Who may judge which model."""
 
     list_display = ["model", "user", "created_at"]

@@ -122,6 +122,61 @@ class Membership(models.Model):
         return f"{self.user} in {self.model}"
 
 
+class PersonChange(models.Model):
+    """What somebody did to an account or a membership. Append-only by a trigger."""
+
+    class Kind(models.TextChoices):
+        """What happened, as the end of a sentence that begins with the person's name."""
+
+        ADDED = "added", "was added"
+        MEMBER_ADDED = "member_added", "may judge this model"
+        MEMBER_REMOVED = "member_removed", "may no longer judge this model"
+        ADMIN_GIVEN = "admin_given", "was made an admin"
+        ADMIN_TAKEN = "admin_taken", "is no longer an admin"
+        DEACTIVATED = "deactivated", "was deactivated"
+        REACTIVATED = "reactivated", "was reactivated"
+        LINK_MADE = "link_made", "got a new link to set a password"
+        PASSWORD_SET = "password_set", "set a password"
+
+    person = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="changes")
+    kind = models.CharField(max_length=20, choices=Kind)
+    #: For memberships: of which model.
+    model = models.ForeignKey(
+        RegisteredModel, models.PROTECT, null=True, blank=True, related_name="+"
+    )
+    #: Empty when it was done on the command line.
+    made_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.PROTECT, null=True, blank=True, related_name="+"
+    )
+    made_at = models.DateTimeField()
+
+    class Meta:
+        """Database rules."""
+
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(
+                    kind__in=[
+                        "added",
+                        "admin_given",
+                        "admin_taken",
+                        "deactivated",
+                        "reactivated",
+                        "link_made",
+                        "password_set",
+                    ],
+                    model=None,
+                )
+                | Q(kind__in=["member_added", "member_removed"], model__isnull=False),
+                name="person_change_known",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        """Return what happened to whom."""
+        return f"{self.person} {self.get_kind_display()}"
+
+
 class ModelVersion(models.Model):
     """One servable result. Everything but `state`, `metrics` and `card` is fixed by a trigger.
 

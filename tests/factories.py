@@ -33,6 +33,7 @@ from models_registry.models import (
     Membership,
     ModelVersion,
     Outcome,
+    PersonChange,
     Play,
     RegisteredModel,
     Serving,
@@ -138,6 +139,17 @@ class MembershipFactory(DjangoModelFactory):
 
     model = factory.SubFactory(RegisteredModelFactory)
     user = factory.SubFactory(UserFactory)
+
+
+class PersonChangeFactory(DjangoModelFactory):
+    """Somebody was added on the command line."""
+
+    class Meta:
+        model = PersonChange
+
+    person = factory.SubFactory(UserFactory)
+    kind = PersonChange.Kind.ADDED
+    made_at = factory.LazyFunction(timezone.now)
 
 
 class AliasMoveFactory(DjangoModelFactory):

@@ -24,7 +24,7 @@ from models_registry import tasks as registry_tasks
 from models_registry.engine.types import CONTEXT_LENGTH
 from models_registry.models import LORA_TARGET_MODULES, Alias, ModelVersion, RegisteredModel
 from models_registry.store import Artifact
-from pairloop.lib import files, jobs
+from pairloop.lib import edits, files, jobs
 from pairloop.lib.errors import Refused
 from training import guardrails, queries, snapshots, tasks
 from training.models import (
@@ -104,7 +104,7 @@ def round_start(
     """Freeze the triples and queue a round on them; row and job appear together.
 
     `overrides` are fields of RoundPolicy for this round only. Locks the model's row, so of several at once
-    one starts and the others are refused. Raises Refused when fewer than `least_new` triples are new.
+    one starts and the others are refused. Raises Refused when fewer than `least_new` triples wait.
     """
     with transaction.atomic():
         locked = RegisteredModel.objects.select_for_update(no_key=True).get(pk=model.pk)
@@ -113,7 +113,11 @@ def round_start(
         parent = registered.version_of_alias(model=locked, name=Alias.SAMPLER)
         number = queries.next_number(locked)
         snapshot = snapshot_take(
-            model=locked, number=number, replay_share=policy.replay_share, least_new=least_new
+            model=locked,
+            number=number,
+            replay_share=policy.replay_share,
+            least_new=least_new,
+            most_new=policy.most_new,
         )
         round_ = Round.objects.create(
             model=locked,
@@ -155,7 +159,9 @@ def _startable(model: RegisteredModel) -> None:
 def _policy_for(model: RegisteredModel, overrides: Mapping[str, Any]) -> RoundPolicy:
     """Return the model's policy with this round's wishes, unsaved and checked. Raises RoundInvalid."""
     policy = queries.policy_of(model)
-    known = {"beta", "learning_rate", "epochs", "batch_pairs", "reference", "replay_share", "ties"}
+    known = {
+        "beta", "learning_rate", "epochs", "batch_pairs", "reference", "replay_share", "ties", "most_new",
+    }  # fmt: skip
     for name, value in overrides.items():
         if name not in known:
             raise RoundInvalid(
@@ -221,15 +227,22 @@ def run_spec(round_: Round) -> dict[str, Any]:
 
 
 def snapshot_take(
-    *, model: RegisteredModel, number: int, replay_share: float, least_new: int = 1
+    *,
+    model: RegisteredModel,
+    number: int,
+    replay_share: float,
+    least_new: int = 1,
+    most_new: int = 0,
 ) -> Snapshot:
     """Freeze the new triples, replayed ones up to their share, and the held-out ones beside them.
 
+    Of more than `most_new` new ones the oldest are taken, and the rest waits for the next round; 0: all are.
     Call it inside a transaction. The files are written first; a transaction that fails leaves them to be
-    overwritten by the next round of that number. Raises NoTriples.
+    overwritten by the next round of that number. Raises NoTriples when fewer than `least_new` wait.
     """
-    new = _lines(queries.pairs_new(model), SnapshotItem.Role.NEW)
-    if len(new) < least_new:
+    waiting = queries.triples_waiting(model)
+    new = _lines(queries.pairs_new(model, most=most_new), SnapshotItem.Role.NEW)
+    if not new or waiting < least_new:
         raise NoTriples
     most = round(len(new) * replay_share / (1 - replay_share))
     old = _lines(queries.pairs_to_replay(model, most=most), SnapshotItem.Role.REPLAY)
@@ -244,6 +257,8 @@ def snapshot_take(
         sha256=hashlib.sha256(text.encode()).hexdigest(),
         count=len(lines),
         holdout_count=len(held_out),
+        # A judgement may have come between the two statements.
+        left_count=max(0, waiting - len(new)),
         path=str(folder.relative_to(settings.ROUNDS)),
     )
     SnapshotItem.objects.bulk_create((_item(snapshot, line) for line in lines), batch_size=1000)
@@ -292,9 +307,18 @@ def rounds_due(*, now: datetime) -> list[Round]:
     return started
 
 
-def trigger_set(*, model: RegisteredModel, triples: int) -> None:
-    """Say how many new triples start a round by themselves; 0: none do."""
-    RoundPolicy.objects.update_or_create(model=model, defaults={"trigger_triples": triples})
+@transaction.atomic
+def policy_change(
+    *, model: RegisteredModel, values: Mapping[str, Any], seen: str, now: datetime
+) -> None:
+    """Change when and how rounds of a model run; another sampler policy settles at once.
+
+    `seen` is the fingerprint of these fields as the editor saw them. Raises ChangedMeanwhile, SettingsInvalid.
+    """
+    RoundPolicy.objects.get_or_create(model=model)
+    policy = RoundPolicy.objects.select_for_update().get(model=model)
+    if edits.save(policy, values=values, seen=seen) and "sampler" in values:
+        sampler_settle(model=model, now=now)
 
 
 def round_cancel(*, round_: Round, now: datetime) -> None:

@@ -1,15 +1,15 @@
-"""Django admin: the policy may be changed, everything else is written by actions."""
+"""Django admin: to look at; everything is written by actions."""
 
 from __future__ import annotations
 
 from django.contrib import admin
 
-from pairloop.lib.admin import ConfigAdmin, ReadOnlyAdmin
+from pairloop.lib.admin import ReadOnlyAdmin
 from training.models import Round, RoundAttempt, RoundMetric, RoundPolicy, Snapshot, SnapshotItem
 
 
 @admin.register(RoundPolicy)
-class RoundPolicyAdmin(ConfigAdmin):
+class RoundPolicyAdmin(ReadOnlyAdmin):
     """When and how rounds run."""
 
     list_display = ["model", "trigger_triples", "reference", "sampler"]

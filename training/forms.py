@@ -23,6 +23,13 @@ class RoundForm(forms.Form):
         label="β", required=False, min_value=0.001, max_value=10, widget=_number("any")
     )
     epochs = forms.IntegerField(required=False, min_value=1, max_value=20, widget=_number("1"))
+    most_new = forms.IntegerField(
+        label="At most so many new triples",
+        required=False,
+        min_value=0,
+        max_value=1_000_000,
+        widget=_number("1"),
+    )
     reference = forms.ChoiceField(
         required=False,
         choices=[("", "as the policy says"), *Reference.choices],
@@ -32,14 +39,3 @@ class RoundForm(forms.Form):
     def overrides(self) -> dict[str, Any]:
         """Return the fields that were filled in."""
         return {name: value for name, value in self.cleaned_data.items() if value not in {None, ""}}
-
-
-class TriggerForm(forms.Form):
-    """When rounds start by themselves."""
-
-    trigger_triples = forms.IntegerField(
-        label="Start a round by itself at this many new triples (0: never)",
-        min_value=0,
-        max_value=1_000_000,
-        widget=_number("1"),
-    )

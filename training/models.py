@@ -29,6 +29,8 @@ class RoundPolicy(models.Model):
     preset = models.CharField(max_length=20, default="paper")
     #: New triples that start a round by themselves; 0 never.
     trigger_triples = models.PositiveIntegerField(default=0)
+    #: Most new triples that one round takes, the oldest first; 0: all that wait.
+    most_new = models.PositiveIntegerField(default=0)
     reference = models.CharField(max_length=8, choices=Reference, default=Reference.BASE)
     #: Share of a snapshot that may come from triples of earlier rounds.
     replay_share = models.FloatField(default=0.5)
@@ -105,6 +107,8 @@ class Snapshot(models.Model):
     count = models.PositiveIntegerField()
     #: Triples of held-out prompts in holdout.jsonl, which only measure.
     holdout_count = models.PositiveIntegerField(default=0)
+    #: New triples that were left for the next round.
+    left_count = models.PositiveIntegerField(default=0)
     #: Folder below settings.ROUNDS that holds both files.
     path = models.CharField(max_length=500)
     created_at = models.DateTimeField(auto_now_add=True)

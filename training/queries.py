@@ -45,9 +45,12 @@ def policies_triggered() -> list[RoundPolicy]:
     )
 
 
-def pairs_new(model: RegisteredModel) -> QuerySet[Pair]:
-    """Select the pairs with a triple that no successful round has trained on."""
-    return triples.triple_pairs(model=model).filter(~Exists(_consumed()))
+def pairs_new(model: RegisteredModel, *, most: int = 0) -> QuerySet[Pair]:
+    """Select the pairs with a triple that no successful round has trained on; the oldest ones, or all."""
+    new = triples.triple_pairs(model=model).filter(~Exists(_consumed()))
+    if not most:
+        return new
+    return Pair.objects.filter(pk__in=new.order_by("pk").values("pk")[:most])
 
 
 def pairs_to_replay(model: RegisteredModel, *, most: int) -> QuerySet[Pair]:
@@ -75,14 +78,14 @@ def triples_waiting(model: RegisteredModel) -> int:
 
 
 def triples_spoilt(model: RegisteredModel) -> int:
-    """Count the triples that the last round was about, when it failed or was cancelled.
+    """Count the triples that waited for the last round, when it failed or was cancelled.
 
     The trigger waits for as many more: the same triples would fail again every minute.
     """
     last = round_last(model)
     if last is None or last.state not in {Round.State.FAILED, Round.State.CANCELLED}:
         return 0
-    return _new_count(last)
+    return _new_count(last) + last.snapshot.left_count
 
 
 def next_number(model: RegisteredModel) -> int:
@@ -105,7 +108,8 @@ def version_unconfirmed(model: RegisteredModel) -> ModelVersion | None:
 
 def round_last(model: RegisteredModel) -> Round | None:
     """Return a model's newest round."""
-    return Round.objects.filter(model=model).order_by("-number").first()
+    rounds = Round.objects.select_related("snapshot").filter(model=model)
+    return rounds.order_by("-number").first()
 
 
 def round_under_way(model: RegisteredModel) -> Round | None:

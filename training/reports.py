@@ -70,6 +70,8 @@ class Report:
     seconds_left: int | None
     new: int
     replay: int
+    #: New ones that wait for the next round.
+    left: int
     figures: tuple[Row, ...]
     charts: tuple[Chart, ...]
     steps: tuple[Row, ...]
@@ -93,6 +95,7 @@ def report_of(round_: Round) -> Report:
         seconds_left=attempt.eta_s if attempt and round_.is_open else None,
         new=roles["new"],
         replay=roles["replay"],
+        left=round_.snapshot.left_count,
         figures=_figures(metrics),
         charts=tuple(
             Chart(title=title, hint=hint, points=tuple(metrics[name]))

@@ -8,7 +8,6 @@ from training import views
 
 urlpatterns = [
     path("models/<slug:slug>/rounds/", views.rounds, name="rounds"),
-    path("models/<slug:slug>/rounds/trigger/", views.trigger, name="rounds-trigger"),
     path("models/<slug:slug>/rounds/<int:number>/", views.round_page, name="round"),
     path("models/<slug:slug>/rounds/<int:number>/cancel/", views.round_cancel, name="round-cancel"),
 ]

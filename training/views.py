@@ -15,7 +15,7 @@ from models_registry.models import RegisteredModel
 from pairloop.lib.errors import Refused
 from pairloop.lib.http import Request, render_part
 from training import actions, queries, reports
-from training.forms import RoundForm, TriggerForm
+from training.forms import RoundForm
 from training.models import Round
 
 
@@ -68,19 +68,6 @@ def round_cancel(request: Request, slug: str, number: int) -> HttpResponse:
     return redirect("round", slug, number)
 
 
-@require_http_methods(["GET", "HEAD", "POST"])
-def trigger(request: Request, slug: str) -> HttpResponse:
-    """Say when rounds start by themselves."""
-    model = model_for_staff(request.user, slug)
-    if request.method != "POST":
-        return redirect("rounds", slug)
-    form = TriggerForm(request.POST)
-    if not form.is_valid():
-        return _rounds(request, model, RoundForm(), trigger_form=form, status=422)
-    actions.trigger_set(model=model, triples=form.cleaned_data["trigger_triples"])
-    return redirect("rounds", slug)
-
-
 def _round_for(request: Request, slug: str, number: int) -> Round:
     try:
         return queries.round_of(model=model_for_staff(request.user, slug), number=number)
@@ -93,20 +80,16 @@ def _rounds(
     model: RegisteredModel,
     form: RoundForm,
     *,
-    trigger_form: TriggerForm | None = None,
     refusal: str = "",
     status: int = 200,
 ) -> HttpResponse:
-    policy = queries.policy_of(model)
     context = {
         "model": model,
         "rounds": queries.rounds_of(model),
         "open": queries.round_open(model),
-        "policy": policy,
+        "policy": queries.policy_of(model),
         "waiting": queries.triples_waiting(model),
         "form": form,
-        "trigger_form": trigger_form
-        or TriggerForm(initial={"trigger_triples": policy.trigger_triples}),
         "refusal": refusal,
     }
     return render(request, "training/rounds.html", context, status=status)

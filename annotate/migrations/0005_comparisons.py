@@ -8,7 +8,7 @@ class Migration(migrations.Migration):
 
     dependencies = [
         ('annotate', '0004_prompt_refusal'),
-        ('models_registry', '0005_comparisons'),
+        ('models_registry', '0007_comparisons'),
     ]
 
     operations = [

@@ -31,6 +31,8 @@ MODEL_PAGES = {
     "versions": "Versions",
     "compare": "Compare",
     "playground": "Play",
+    "people": "People",
+    "settings": "Settings",
 }
 
 

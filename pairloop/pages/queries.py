@@ -229,6 +229,7 @@ def _steps(
             f"wait to be judged, written by {counts.sampler or 'the first version'}"
             if counts.prompts
             else "are written once there are prompts",
+            reverse("settings", args=[model.slug]) + "#sampling",
         ),
         step("Judgements", counts.judgements, "recorded so far", judge),
         _round_step(counts, current, round_, rounds),

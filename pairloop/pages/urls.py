@@ -5,7 +5,14 @@ from __future__ import annotations
 from django.contrib.auth.views import LogoutView
 from django.urls import path
 
-from pairloop.pages import compare_views, play_views, version_views, views
+from pairloop.pages import (
+    compare_views,
+    people_views,
+    play_views,
+    settings_views,
+    version_views,
+    views,
+)
 
 urlpatterns = [
     path("", views.home, name="home"),
@@ -13,6 +20,24 @@ urlpatterns = [
     path("logout/", LogoutView.as_view(), name="logout"),
     path("healthz", views.healthz, name="healthz"),
     path("readyz", views.readyz, name="readyz"),
+    path("account/password/", people_views.PasswordView.as_view(), name="password_change"),
+    path(
+        "account/link/<uidb64>/<token>/",
+        people_views.PasswordLinkView.as_view(),
+        name="person-link",
+    ),
+    path("models/<slug:slug>/people/", people_views.people, name="people"),
+    path(
+        "models/<slug:slug>/people/<int:pk>/<slug:change>/",
+        people_views.person_change,
+        name="person-change",
+    ),
+    path("models/<slug:slug>/settings/", settings_views.settings, name="settings"),
+    path(
+        "models/<slug:slug>/settings/<slug:key>/",
+        settings_views.settings_group,
+        name="settings-group",
+    ),
     path("models/<slug:slug>/versions/", version_views.versions, name="versions"),
     path(
         "models/<slug:slug>/versions/rollback/",

@@ -7,17 +7,18 @@ import secrets
 from pathlib import Path
 
 from django.conf import settings
-from django.contrib.auth.models import Group, User
+from django.contrib.auth.models import User
 from django.db import connection, transaction
+from django.utils import timezone
 
 from annotate import actions as annotate
+from annotate import people
 from annotate.models import JudgingPolicy, Prompt
 from models_registry import actions as registry
 from models_registry.bases import DEMO
 from models_registry.models import RegisteredModel
 from training.models import RoundPolicy
 
-LABELERS = "labelers"
 STARTER_PROMPTS = Path("annotate") / "data" / "starter_prompts.jsonl"
 #: Any number will do, as long as nothing else in this database locks it.
 SEED_LOCK = 7_205_901
@@ -49,7 +50,7 @@ def seed() -> list[str]:
     """Create what is missing; return the lines to print, with new passwords in them this once."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", [SEED_LOCK])
-    labelers, _ = Group.objects.get_or_create(name=LABELERS)
+    labelers = people.labelers()
     lines = []
     if not User.objects.exists():
         for name, is_admin in (("admin", True), ("labeler", False)):
@@ -70,7 +71,7 @@ def seed() -> list[str]:
         )
         RoundPolicy.objects.create(model=model, **DEMO_ROUNDS)
         for user in User.objects.filter(groups=labelers):
-            registry.member_add(model=model, user=user)
+            people.member_add(model=model, person=user, by=None, now=timezone.now())
     demo = RegisteredModel.objects.filter(slug=DEMO).first()
     if demo and not Prompt.objects.filter(model=demo).exists():
         report = annotate.prompts_import(model=demo, lines=enumerate(starter_prompts(), start=1))

@@ -8,6 +8,7 @@ than v0. Every wait has a limit; a failure prints what is known.
 from __future__ import annotations
 
 import json
+import re
 import sys
 import tempfile
 import time
@@ -16,7 +17,7 @@ from typing import Any
 
 import httpx
 
-from tests.loop.product import Api, Product, free_port, judge_shorter, token_of
+from tests.loop.product import Api, Product, free_port, judge_shorter
 
 #: Triples that the round waits for.
 TRIPLES = 24
@@ -82,11 +83,20 @@ def prompts_import(admin: Api) -> None:
 
 
 def trigger_set(admin: httpx.Client) -> None:
-    """Let a round start by itself at TRIPLES new triples, by the form on the rounds' page."""
-    page = admin.get("/models/demo/rounds/")
-    form = {"trigger_triples": TRIPLES, "csrfmiddlewaretoken": token_of(page.text)}
-    answer = admin.post("/models/demo/rounds/trigger/", data=form)
-    assert f"starts by itself at {TRIPLES}" in answer.text, answer.text
+    """Let a round start by itself at TRIPLES new triples, by the form on the settings page."""
+    page = admin.get("/models/demo/settings/").text
+    answer = admin.post(
+        "/models/demo/settings/rounds/", data=rounds_form(page) | {"trigger_triples": TRIPLES}
+    )
+    assert "Saved." in answer.text, answer.text
+    assert f"starts by itself at {TRIPLES}" in admin.get("/models/demo/rounds/").text
+
+
+def rounds_form(page: str) -> dict[str, object]:
+    """Return what the form about rounds sends when nobody touches it."""
+    part = page.partition('id="rounds"')[2].partition("</form>")[0]
+    numbers = dict(re.findall(r'name="(\w+)"\s+value="([^"]*)"', part))
+    return numbers | {"reference": "base", "ties": "on", "do": "save"}
 
 
 def judge_until_enough(product: Product, admin: Api, labeler: Api) -> int:

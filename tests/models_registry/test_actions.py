@@ -11,7 +11,7 @@ from django.db import connection, transaction
 
 from models_registry import actions
 from models_registry.bases import Base
-from models_registry.models import Alias, AliasMove, Membership, ModelVersion, RegisteredModel
+from models_registry.models import Alias, AliasMove, ModelVersion, RegisteredModel
 from models_registry.store import Artifact
 from tests import factories
 
@@ -399,20 +399,3 @@ class TestVersionRollback:
 
         with pytest.raises(actions.ReasonMissing):
             self.rollback(model, "")
-
-
-class TestMemberAdd:
-    def test_lets_a_user_judge(self) -> None:
-        model, user = factories.RegisteredModelFactory.create(), factories.UserFactory.create()
-
-        actions.member_add(model=model, user=user)
-
-        assert Membership.objects.get(model=model).user == user
-
-    def test_changes_nothing_the_second_time(self) -> None:
-        membership = factories.MembershipFactory.create()
-
-        again = actions.member_add(model=membership.model, user=membership.user)
-
-        assert again == membership
-        assert Membership.objects.count() == 1

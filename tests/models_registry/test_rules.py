@@ -5,7 +5,15 @@ from collections.abc import Callable
 import pytest
 from django.utils import timezone
 
-from models_registry.models import Alias, AliasMove, ModelVersion, Outcome, Play, RegisteredModel
+from models_registry.models import (
+    Alias,
+    AliasMove,
+    ModelVersion,
+    Outcome,
+    PersonChange,
+    Play,
+    RegisteredModel,
+)
 from tests import factories
 from tests.rules import Breach, execute, refused_by, rules_of
 
@@ -72,6 +80,9 @@ BREACHES: list[Breach] = [
     ("model_ready_has_hashes", lambda: model(chat_template_sha256="not a hash")),
     ("model_state_known", lambda: model(state="other")),
     ("membership_once", member_twice),
+    ("person_change_known", lambda: factories.PersonChangeFactory.create(kind="other")),
+    ("person_change_known", lambda: factories.PersonChangeFactory.create(kind="member_added")),
+    ("person_change_known", lambda: factories.PersonChangeFactory.create(model=model())),
     ("version_number_once", number_twice),
     ("version_has_hash", lambda: adapter(sha256="A" * 64)),
     ("version_kind_known", lambda: adapter(kind="other")),
@@ -206,3 +217,17 @@ class TestAliasMove:
 
         with refused_by("models_registry_aliasmove is append-only"):
             AliasMove.objects.all().delete()
+
+
+class TestPersonChange:
+    def test_cannot_be_rewritten(self) -> None:
+        factories.PersonChangeFactory.create()
+
+        with refused_by("models_registry_personchange is append-only"):
+            PersonChange.objects.update(made_at=timezone.now())
+
+    def test_cannot_be_deleted(self) -> None:
+        factories.PersonChangeFactory.create()
+
+        with refused_by("models_registry_personchange is append-only"):
+            PersonChange.objects.all().delete()

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 from django.contrib import admin
-from django.contrib.auth.models import Group
+from django.contrib.auth.models import User
 from django.db import connection
 from django.db.models import Model
 from django.test import Client
@@ -27,11 +27,12 @@ from models_registry.models import (
     Membership,
     ModelVersion,
     Outcome,
+    PersonChange,
     Play,
     RegisteredModel,
     Serving,
 )
-from pairloop.lib.admin import ConfigAdmin, ReadOnlyAdmin
+from pairloop.lib.admin import ReadOnlyAdmin
 from tests import factories
 from training.models import Round, RoundAttempt, RoundMetric, RoundPolicy, Snapshot, SnapshotItem
 
@@ -41,7 +42,6 @@ OURS = {"annotate", "models_registry", "training"}
 #: What the admin shows, procrastinate's and Django's own tables among it.
 SHOWN = sorted(admin.site._registry, key=lambda model: model._meta.label)
 READ_ONLY = [model for model in SHOWN if isinstance(admin.site._registry[model], ReadOnlyAdmin)]
-SETTINGS = [model for model in SHOWN if isinstance(admin.site._registry[model], ConfigAdmin)]
 
 
 def address(model: type[Model], action: str, *arguments: object) -> str:
@@ -79,6 +79,8 @@ MAKERS = {
     ModelVersion: factories.ModelVersionFactory.create,
     Alias: factories.RegisteredModelFactory.create,
     AliasMove: factories.AliasMoveFactory.create,
+    PersonChange: factories.PersonChangeFactory.create,
+    User: factories.UserFactory.create,
     Serving: factories.ServingFactory.create,
     Comparison: factories.ComparisonFactory.create,
     Outcome: factories.OutcomeFactory.create,
@@ -124,7 +126,7 @@ def _a_row_of_each(no_jobs: None) -> None:
     first = factories.RoundFactory.create(model=model, snapshot=item.snapshot)
     factories.RoundAttemptFactory.create(round=first)
     factories.RoundMetricFactory.create(round=first)
-    Group.objects.create(name="labelers")
+    factories.PersonChangeFactory.create()
     tasks.leases_release.defer()
 
 
@@ -147,9 +149,9 @@ class TestPages:
         } == set()
 
     def test_open_for_staff_but_for_what_is_not_ours(self, client: Client) -> None:
-        # In Pairloop an admin is who is staff; users and groups are the superuser's.
+        # In Pairloop an admin is who is staff; only the queue's tables are the superuser's.
         client.force_login(factories.UserFactory.create(is_staff=True))
-        ours = [model for model in SHOWN if model._meta.app_label in OURS]
+        ours = [model for model in SHOWN if model._meta.app_label in OURS or model is User]
         others = [model for model in SHOWN if model not in ours]
 
         assert set(statuses(client, pages_of(ours)).values()) == {200}
@@ -172,10 +174,10 @@ class TestPages:
 
 @pytest.mark.usefixtures("_a_row_of_each")
 class TestReadOnlyPages:
-    def test_are_all_but_settings_and_members(self) -> None:
+    def test_are_all_of_ours_and_people(self) -> None:
         ours = {model for model in SHOWN if model._meta.app_label in OURS}
 
-        assert ours - set(READ_ONLY) == {JudgingPolicy, RoundPolicy, Membership}
+        assert ours | {User} == set(READ_ONLY)
 
     def test_offer_nothing_that_writes(self, superuser: Client) -> None:
         for model in READ_ONLY:
@@ -209,73 +211,3 @@ class TestReadOnlyPages:
         assert answers == dict.fromkeys(answers, 403)
         for model, rows in before.items():
             assert list(model._default_manager.order_by("pk").values()) == rows
-
-
-@pytest.mark.usefixtures("_a_row_of_each")
-class TestSettingsPages:
-    @pytest.mark.parametrize("model", SETTINGS)
-    def test_cannot_be_deleted(self, superuser: Client, model: type[Model]) -> None:
-        row = first_of(model)
-
-        response = superuser.post(address(model, "delete", row.pk), {"post": "yes"})
-
-        assert response.status_code == 403
-        assert first_of(model) == row
-
-    @pytest.mark.parametrize(
-        ("model", "field", "value"),
-        [
-            (JudgingPolicy, "samples", 1),
-            (JudgingPolicy, "temperature", "nan"),
-            (JudgingPolicy, "holdout_share", 0.1),
-            (RoundPolicy, "beta", 0),
-            (RoundPolicy, "beta", "inf"),
-            (RoundPolicy, "replay_share", 1),
-        ],
-    )
-    def test_say_what_the_database_would_refuse(
-        self, superuser: Client, model: type[Model], field: str, value: object
-    ) -> None:
-        row = model._default_manager.get()
-        page = superuser.get(address(model, "change", row.pk))
-        form = page.context["adminform"].form
-        good = {name: form[name].value() for name in form.fields} | {"gate": "{}"}
-
-        refused = superuser.post(address(model, "change", row.pk), good | {field: value})
-        accepted = superuser.post(address(model, "change", row.pk), good)
-
-        assert refused.status_code == 200
-        assert refused.context["adminform"].form.errors
-        assert accepted.status_code == 302
-
-
-class TestMembershipPage:
-    def test_adds_and_removes_a_member(self, superuser: Client) -> None:
-        model, user = factories.RegisteredModelFactory.create(), factories.UserFactory.create()
-
-        superuser.post(address(Membership, "add"), {"model": model.pk, "user": user.pk})
-        membership = Membership.objects.get(model=model, user=user)
-        superuser.post(address(Membership, "delete", membership.pk), {"post": "yes"})
-
-        assert not Membership.objects.exists()
-
-
-class TestGuidelines:
-    def save(self, client: Client, policy: JudgingPolicy, **changes: object) -> None:
-        path = address(JudgingPolicy, "change", policy.pk)
-        form = client.get(path).context["adminform"].form
-        data = {name: form[name].value() for name in form.fields} | changes
-        answer = client.post(path, data)
-        assert answer.status_code == 302, answer.context["errors"]
-        policy.refresh_from_db()
-
-    def test_get_a_new_number_when_their_text_changes_and_only_then(
-        self, superuser: Client
-    ) -> None:
-        policy = JudgingPolicy.objects.get(model=factories.RegisteredModelFactory.create())
-
-        self.save(superuser, policy, guidelines="Prefer the shorter one.")
-        assert policy.guidelines_version == 2
-
-        self.save(superuser, policy, queue_target=7)
-        assert (policy.guidelines_version, policy.queue_target) == (2, 7)

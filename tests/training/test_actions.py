@@ -11,7 +11,7 @@ from django.core.exceptions import ValidationError
 from django.db import connection
 from django.utils import timezone
 
-from annotate.models import Judgement, Split, Verdict
+from annotate.models import Judgement, Pair, Split, Verdict
 from models_registry.models import Alias, ModelVersion
 from models_registry.store import artifact_store
 from tests import factories
@@ -178,6 +178,39 @@ class TestRoundStart:
         # 2 new ones are 40 % of 5.
         assert queries.roles_of(second) == {"new": 2, "replay": 3}
 
+    def test_takes_the_oldest_and_leaves_the_rest_for_the_next(self, model, places):
+        judge(model, count=5)
+        oldest = list(Pair.objects.order_by("pk").values_list("pk", flat=True))
+
+        first = start(model, most_new=3)
+
+        assert (
+            list(first.snapshot.items.order_by("pair").values_list("pair", flat=True)) == oldest[:3]
+        )
+        assert (first.snapshot.count, first.snapshot.left_count) == (3, 2)
+        finish(begin(first), places)
+        ModelVersion.objects.update(state=ModelVersion.State.VERIFIED)
+        second = start(model, most_new=3, replay_share=0)
+        assert (
+            list(second.snapshot.items.order_by("pair").values_list("pair", flat=True))
+            == oldest[3:]
+        )
+        assert second.snapshot.left_count == 0
+
+    def test_takes_all_when_no_bound_is_set(self, model):
+        judge(model, count=3)
+
+        assert start(model, most_new=0).snapshot.count == 3
+
+    def test_takes_the_bound_from_the_policy_and_replays_by_what_it_took(self, model, places):
+        factories.RoundPolicyFactory.create(model=model, most_new=2, replay_share=0.5)
+        judge(model, count=4)
+        finish(begin(start(model)), places)
+        ModelVersion.objects.update(state=ModelVersion.State.VERIFIED)
+        judge(model, count=6)
+
+        assert queries.roles_of(start(model)) == {"new": 2, "replay": 2}
+
     def test_says_everything_that_the_trainer_needs(self, model):
         judge(model)
 
@@ -243,6 +276,27 @@ class TestRoundsDue:
         judge(model, count=2)
         actions.rounds_due(now=timezone.now())
         Round.objects.update(state=state)
+
+        judge(model)
+        assert actions.rounds_due(now=timezone.now()) == []
+
+        judge(model)
+        assert len(actions.rounds_due(now=timezone.now())) == 1
+
+    def test_compares_with_what_waits_and_not_with_what_a_round_takes(self, model):
+        factories.RoundPolicyFactory.create(model=model, trigger_triples=3, most_new=1)
+        judge(model, count=3)
+
+        (round_,) = actions.rounds_due(now=timezone.now())
+
+        assert (round_.snapshot.count, round_.snapshot.left_count) == (1, 2)
+
+    def test_counts_what_was_left_among_what_came_to_nothing(self, model):
+        # The oldest would be taken again, and fail again, every minute.
+        factories.RoundPolicyFactory.create(model=model, trigger_triples=2, most_new=1)
+        judge(model, count=5)
+        actions.rounds_due(now=timezone.now())
+        Round.objects.update(state=Round.State.FAILED)
 
         judge(model)
         assert actions.rounds_due(now=timezone.now()) == []

@@ -34,8 +34,7 @@ class TestRounds:
         client.force_login(membership.user)
         round_ = start(model)
 
-        paths = ["rounds", "rounds-trigger"]
-        for path in [*(reverse(name, args=[model.slug]) for name in paths), page_of(round_)]:
+        for path in (reverse("rounds", args=[model.slug]), page_of(round_)):
             assert client.get(path).status_code == 404
             assert client.post(path).status_code in {404, 405}
         assert client.post(page_of(round_) + "cancel/").status_code == 404
@@ -82,14 +81,14 @@ class TestRounds:
         assert "less than or equal to 20" in response.text
         assert not Round.objects.exists()
 
-    def test_take_a_trigger(self, admin, model):
-        path = reverse("rounds-trigger", args=[model.slug])
+    def test_lead_to_the_settings(self, admin, model):
+        factories.RoundPolicyFactory(model=model, trigger_triples=25, most_new=7)
 
-        page = admin.post(path, {"trigger_triples": "25"}, follow=True).text
+        page = admin.get(reverse("rounds", args=[model.slug])).text
+
         assert "starts by itself at 25" in page
-
-        assert admin.post(path, {"trigger_triples": "-1"}).status_code == 422
-        assert "by hand only" in admin.post(path, {"trigger_triples": "0"}, follow=True).text
+        assert "at most 7 of them" in page
+        assert reverse("settings", args=[model.slug]) + "#rounds" in page
 
 
 class TestRound:
@@ -115,6 +114,17 @@ class TestRound:
 
         assert "measuring how long it takes" in admin.get(page_of(round_)).text
 
+    def test_says_how_many_triples_were_left(self, admin, model):
+        judge(model, count=3)
+        round_ = actions.round_start(
+            model=model, by=None, now=timezone.now(), overrides={"most_new": 1}
+        )
+
+        page = admin.get(page_of(round_)).text
+
+        assert "1 new triple" in page
+        assert "2 were left for the next round" in page
+
     def test_stops_polling_at_the_end(self, admin, model):
         round_ = start(model)
         assert admin.get(page_of(round_), headers={"HX-Request": "true"}).status_code == 200
@@ -130,7 +140,6 @@ class TestRound:
         round_ = start(model)
 
         assert admin.get(page_of(round_) + "cancel/").url == page_of(round_)
-        assert admin.get(reverse("rounds-trigger", args=[model.slug])).status_code == 302
         assert Round.objects.get().state == Round.State.QUEUED
 
     def test_can_be_cancelled_twice(self, admin, model):
@@ -220,9 +229,11 @@ class TestApi:
         assert set(answer.json()) == {"detail", "code"}
 
     def test_starts_tells_and_cancels(self, admin, model):
-        judge(model, count=2)
+        judge(model, count=3)
 
-        made = admin.post(self.path(model), {"epochs": 2}, content_type="application/json")
+        made = admin.post(
+            self.path(model), {"epochs": 2, "most_new": 2}, content_type="application/json"
+        )
         assert (made.status_code, made.json()) == (201, {"number": 1, "state": "queued"})
 
         told = admin.get(self.path(model, "1/")).json()
@@ -238,7 +249,12 @@ class TestApi:
 
     @pytest.mark.parametrize(
         ("body", "says"),
-        [({"epochs": 0}, "epochs"), ({"gamma": 1}, "gamma"), ({"ties": "x"}, "ties")],
+        [
+            ({"epochs": 0}, "epochs"),
+            ({"most_new": -1}, "most_new"),
+            ({"gamma": 1}, "gamma"),
+            ({"ties": "x"}, "ties"),
+        ],
     )
     def test_refuses_what_makes_no_sense(self, admin, model, body, says):
         judge(model)
@@ -258,11 +274,12 @@ class TestCommand:
     def test_starts_a_round(self, model, capsys):
         from django.core.management import call_command  # noqa: PLC0415
 
-        judge(model)
+        judge(model, count=2)
 
-        call_command("round_start", model.slug, "--epochs", "2")
+        call_command("round_start", model.slug, "--epochs", "2", "--most-new", "1")
 
         assert Round.objects.get().spec["epochs"] == 2
+        assert Round.objects.get().snapshot.count == 1
         assert f"/models/{model.slug}/rounds/1/" in capsys.readouterr().out
 
     @pytest.mark.parametrize("slug", ["nowhere", None])

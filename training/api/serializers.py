@@ -17,6 +17,7 @@ class RoundIn(serializers.Serializer[None]):
     reference = serializers.ChoiceField(required=False, choices=Reference.choices)
     replay_share = serializers.FloatField(required=False, min_value=0, max_value=0.9)
     ties = serializers.BooleanField(required=False)
+    most_new = serializers.IntegerField(required=False, min_value=0, max_value=1_000_000)
 
     def to_internal_value(self, data: object) -> dict[str, object]:
         """Refuse names that would be ignored."""

@@ -28,10 +28,13 @@ class Command(BaseCommand):
         parser.add_argument("--batch-pairs", type=int, help=wish)
         parser.add_argument("--reference", choices=Reference.values, help=wish)
         parser.add_argument("--replay-share", type=float, help=wish)
+        parser.add_argument("--most-new", type=int, metavar="TRIPLES", help=f"0: all; {wish}")
 
     def handle(self, *, slug: str, **options: Any) -> None:
         """Start it and say where to watch."""
-        names = ("beta", "learning_rate", "epochs", "batch_pairs", "reference", "replay_share")
+        names = (
+            "beta", "learning_rate", "epochs", "batch_pairs", "reference", "replay_share", "most_new",
+        )  # fmt: skip
         overrides = {name: options[name] for name in names if options[name] is not None}
         try:
             model = RegisteredModel.objects.get(slug=slug)

@@ -7,7 +7,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('models_registry', '0004_play_rules'),
+        ('models_registry', '0006_person_change_rules'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
