@@ -12,7 +12,7 @@ from uuid import UUID
 from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
 from django.db import transaction
-from django.db.models import Max, ProtectedError, Q
+from django.db.models import Max, ProtectedError, Q, QuerySet
 
 from models_registry import bases, canary, queries, store
 from models_registry.engine.types import Engine, EngineError, EngineUnreachable
@@ -480,8 +480,16 @@ def engine_reconcile(*, engine: Engine, engine_url: str, now: datetime) -> None:
 
 
 def _engine_forget(engine_url: str) -> None:
+    _forget(Serving.objects.filter(engine=engine_url))
+
+
+def engines_forget() -> None:
+    """Take nothing for loaded on any engine: this database came from another machine."""
+    _forget(Serving.objects.all())
+
+
+def _forget(servings: QuerySet[Serving]) -> None:
     """Take nothing for loaded any more, and give what failed its check another try."""
-    servings = Serving.objects.filter(engine=engine_url)
     servings.filter(loaded_at__isnull=False).update(loaded_at=None)
     servings.filter(canary__passed=False).update(canary={})
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from csp.constants import NONE, SELF
 
-from pairloop.lib import files, places
+from pairloop.lib import files, logs, places
 from pairloop.lib.env import env_bool, env_int, env_list, env_path, env_text, env_url
 from pairloop.up import postgres
 
@@ -108,6 +108,8 @@ MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "csp.middleware.CSPMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
+    # Behind whitenoise, so static files leave no line.
+    "pairloop.lib.middleware.RequestLog",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -198,6 +200,8 @@ REST_FRAMEWORK = {
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
     "EXCEPTION_HANDLER": "pairloop.lib.api.error_answer",
+    # Without it, limits would believe any X-Forwarded-For.
+    "NUM_PROXIES": 1 if HTTPS else 0,
 }
 # Plain HTTP on 127.0.0.1 is the default, so `check --deploy` only asks for TLS settings behind a proxy.
 SILENCED_SYSTEM_CHECKS = (
@@ -206,15 +210,5 @@ SILENCED_SYSTEM_CHECKS = (
     else ["security.W004", "security.W008", "security.W012", "security.W016"]
 )
 
-LOGGING = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
-    "root": {"handlers": ["console"], "level": env_text("PAIRLOOP_LOG_LEVEL", "INFO")},
-    # httpx logs every request; procrastinate every periodic job.
-    "loggers": {
-        "httpx": {"level": "WARNING"},
-        "procrastinate": {"level": "WARNING"},
-    },
-}
+LOGGING = logs.settings_of(env_text("PAIRLOOP_LOG_LEVEL", "INFO"))
+PROCRASTINATE_WORKER_DEFAULTS = {"worker_middleware": [logs.job_bound]}

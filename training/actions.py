@@ -397,6 +397,13 @@ def attempt_lose(*, attempt: RoundAttempt, why: str) -> None:
     _held(attempt).update(outcome=RoundAttempt.Outcome.LOST, ended_at=Now(), failure=why)
 
 
+def attempts_abandon(*, why: str) -> int:
+    """End every attempt under way, whoever holds it; the sweep queues their rounds anew. Return how many."""
+    return RoundAttempt.objects.filter(outcome="").update(
+        outcome=RoundAttempt.Outcome.LOST, ended_at=Now(), failure=why
+    )
+
+
 @transaction.atomic
 def attempt_fail(*, attempt: RoundAttempt, why: str) -> None:
     """Note that the trainer died without a word; after the third time the round has failed."""

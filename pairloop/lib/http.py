@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Any
 
+from django.conf import settings
 from django.contrib.auth.models import User
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
@@ -16,6 +18,21 @@ class Request(HttpRequest):
 
     user: User
     htmx: HtmxDetails
+
+
+def client_address(request: HttpRequest) -> str:
+    """Return who asks. Behind a proxy (PAIRLOOP_HTTPS) it is the last address that the proxy wrote down.
+
+    What stands before that in the header, the client may have written itself.
+    """
+    direct = str(request.META.get("REMOTE_ADDR", ""))
+    if not settings.HTTPS:
+        return direct
+    last = str(request.META.get("HTTP_X_FORWARDED_FOR", "")).rpartition(",")[2].strip()
+    try:
+        return str(ipaddress.ip_address(last))
+    except ValueError:
+        return direct
 
 
 def render_part(

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from django.conf import settings
 from django.contrib.auth.models import User
-from django.db import DatabaseError, connection
-from django.db.migrations.executor import MigrationExecutor
 from django.urls import reverse
 
 from annotate import queries as annotate
@@ -20,42 +17,8 @@ from models_registry.queries import (
     engine_progress,
     models_of,
 )
-from pairloop.lib.errors import Refused
 from training import queries as training
 from training.models import Round
-
-
-class DatabaseNotReady(Refused):
-    """The database does not answer. Start it, or wait until it has started."""
-
-    code = "database_not_ready"
-
-
-class MigrationsMissing(DatabaseNotReady):
-    """The database is older than this release. Run `python manage.py migrate`."""
-
-    code = "migrations_missing"
-
-
-def database_check() -> None:
-    """Raise DatabaseNotReady unless the database answers and is as new as the code."""
-    try:
-        executor = MigrationExecutor(connection)
-        plan = executor.migration_plan(executor.loader.graph.leaf_nodes())
-    except DatabaseError as error:
-        raise DatabaseNotReady from error
-    if plan:
-        raise MigrationsMissing
-
-
-def engine_state() -> str:
-    """Return "ready", "starting" or "failed" of all models' engines, or "elsewhere" without a supervisor."""
-    progress = [engine_progress(slug) for slug in settings.MODELS]
-    if not all(one.stages for one in progress):
-        return "elsewhere"
-    if any(one.failed for one in progress):
-        return "failed"
-    return "ready" if all(one.is_ready for one in progress) else "starting"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from django.contrib.auth.decorators import login_not_required
 from django.contrib.auth.views import LoginView
@@ -16,7 +17,7 @@ from django.views.decorators.http import require_safe
 from django_htmx.http import HttpResponseClientRefresh
 
 from pairloop.lib.http import Request
-from pairloop.pages import queries
+from pairloop.pages import health, queries
 
 LOGIN = LoginView.as_view(redirect_authenticated_user=True)
 
@@ -77,10 +78,22 @@ def healthz(_request: HttpRequest) -> HttpResponse:
 @login_not_required
 @never_cache
 @require_safe
-def readyz(_request: HttpRequest) -> JsonResponse:
-    """Say whether requests can be answered: database there, migrations applied. The engine is a detail."""
+def readyz(request: HttpRequest) -> JsonResponse:
+    """Say whether requests can be answered: database there, migrations applied. The rest are details.
+
+    Strangers learn which part is well; figures are for staff.
+    """
     try:
-        queries.database_check()
-    except queries.DatabaseNotReady as refused:
-        return JsonResponse({"detail": str(refused), "code": refused.code}, status=503)
-    return JsonResponse({"detail": "Ready.", "engine": queries.engine_state()})
+        health.database_check()
+    except health.DatabaseNotReady as refused:
+        body = {"ready": False, "detail": str(refused), "code": refused.code}
+        return JsonResponse(body, status=503)
+    found = health.checks()
+    answer: dict[str, Any] = {
+        "ready": True,
+        "checks": {"database": "ok"}
+        | {check.name: "ok" if check.is_ok else "not ok" for check in found},
+    }
+    if request.user.is_staff:
+        answer["details"] = {check.name: check.detail for check in found}
+    return JsonResponse(answer)

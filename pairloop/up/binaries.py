@@ -36,18 +36,21 @@ class AccountMissing(Refused):
 
 
 @functools.cache
-def find() -> Path:
-    """Return the folder of PostgreSQL's programs: PAIRLOOP_PG_BIN, the wheel's, or the system's."""
+def find(program: str = "initdb") -> Path:
+    """Return the folder of PostgreSQL's programs: PAIRLOOP_PG_BIN, the wheel's, or the system's.
+
+    It holds `program`; who only dumps a server of somebody else's needs no initdb.
+    """
     if chosen := env_text("PAIRLOOP_PG_BIN"):
         folder = Path(chosen).expanduser()
-        if not (folder / "initdb").is_file():
+        if not (folder / program).is_file():
             raise PostgresMissing(
-                f"PAIRLOOP_PG_BIN={folder} holds no initdb. Name PostgreSQL's bin folder."
+                f"PAIRLOOP_PG_BIN={folder} holds no {program}. Name PostgreSQL's bin folder."
             )
         return folder
     if wheel := _wheel():
         return wheel / "pginstall" / "bin"
-    installed = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
+    installed = [path.parent for path in Path("/usr/lib/postgresql").glob(f"*/bin/{program}")]
     if not installed:
         raise PostgresMissing
     return max(installed, key=lambda path: float(path.parent.name))
@@ -70,14 +73,14 @@ def usable() -> Path:
 
 
 @functools.cache
-def version(folder: Path) -> str:
+def version(folder: Path, program: str = "postgres") -> str:
     """Return the version that the programs in a folder say they are, as in "18.6"."""
     said = subprocess.run(
-        [folder / "postgres", "--version"], check=False, capture_output=True, text=True
+        [folder / program, "--version"], check=False, capture_output=True, text=True
     )
     found = re.search(r"\d+(\.\d+)*", said.stdout)
     if not found:
-        raise PostgresMissing(f"{folder}/postgres does not run: {said.stderr.strip()}")
+        raise PostgresMissing(f"{folder}/{program} does not run: {said.stderr.strip()}")
     return found.group()
 
 

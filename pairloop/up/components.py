@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import http.client
+import ipaddress
 import os
 import shutil
 import signal
@@ -56,6 +57,8 @@ def up(*, say: Say) -> int:
     with folder_held(settings.VAR, say=say) as guard_lock:
         disk_check(settings.VAR)
         address_check(settings.BIND)
+        if warning := exposure(settings.BIND, is_https=settings.HTTPS):
+            say(warning)
         lock = None if settings.DATABASE_URL else _cluster_ready()
         guard = Guard(lock=guard_lock)
         try:
@@ -155,6 +158,26 @@ def address_check(bind: str) -> None:
                 " address, as in"
                 f" PAIRLOOP_BIND=127.0.0.1:{port + 1 if 1023 < port < 65535 else 8001}."
             ) from None
+
+
+def exposure(bind: str, *, is_https: bool) -> str:
+    """Return a warning about an address that others than this machine reach; empty when only it does."""
+    host, _port = address_of(bind)
+    try:
+        is_here = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_here = host == "localhost"
+    if is_here:
+        return ""
+    if is_https:
+        return (
+            f"Warning: {bind} is reached without the proxy, and whoever does that can claim any address. Let"
+            " a firewall admit only the proxy, or set PAIRLOOP_BIND to 127.0.0.1 beside it."
+        )
+    return (
+        f"Warning: {bind} is open to others and not encrypted; passwords can be read on the way. Put a proxy"
+        " with TLS in front (docs/operations.md), set PAIRLOOP_BIND=127.0.0.1:8000 and PAIRLOOP_HTTPS=1."
+    )
 
 
 def address_of(bind: str) -> tuple[str, int]:
@@ -286,6 +309,8 @@ def _web() -> processes.Launch:
             # Loaded once, before the fork, so both workers share the memory.
             *("--preload", "--no-control-socket", "--worker-tmp-dir", str(heartbeat)),
             *("--graceful-timeout", "8", "--timeout", "60"),
+            # gunicorn would believe X-Forwarded-* from this machine. Whether a proxy is there, settings say.
+            *("--forwarded-allow-ips", ""),
         ),
         folder=settings.BASE_DIR,
     )

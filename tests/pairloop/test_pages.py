@@ -4,8 +4,7 @@ import json
 from collections.abc import Callable
 
 import pytest
-from django.core.management import call_command
-from django.db import OperationalError, connection
+from django.db import OperationalError
 from django.test import Client
 from django.urls import reverse
 
@@ -216,65 +215,12 @@ class TestNextAction:
         assert "writing new pairs" in self.loop().next_action
 
 
-class TestEngineState:
-    @pytest.mark.parametrize(
-        ("components", "state"),
-        [
-            ({}, "elsewhere"),
-            ({"engine": {"state": "running"}}, "starting"),
-            ({"engine": {"state": "failed"}}, "failed"),
-            ({"engine": {"state": "ready"}}, "ready"),
-        ],
-    )
-    def test_is_one_word(self, settings, tmp_path, components, state):
-        settings.STATUS_FILE = tmp_path / "status.json"
-        settings.ENGINE_IS_OURS = True
-        settings.STATUS_FILE.write_text(json.dumps({"components": components}))
-
-        assert queries.engine_state() == state
-
-
 class TestHealthz:
     def test_asks_neither_for_a_login_nor_the_database(self, client, django_assert_num_queries):
         with django_assert_num_queries(0):
             response = client.get("/healthz")
 
         assert (response.status_code, response.text) == (200, "ok\n")
-
-
-class TestReadyz:
-    def test_is_ready_without_a_login(self, client):
-        response = client.get("/readyz")
-
-        assert response.status_code == 200
-        assert set(response.json()) == {"detail", "engine"}
-
-    @pytest.mark.django_db(transaction=True)
-    def test_is_not_ready_before_the_migrations(self, client):
-        call_command("migrate", "sessions", "zero", verbosity=0)
-        try:
-            response = client.get("/readyz")
-        finally:
-            call_command("migrate", verbosity=0)
-
-        assert response.status_code == 503
-        assert response.json()["code"] == "migrations_missing"
-        assert "manage.py migrate" in response.json()["detail"]
-
-    @pytest.mark.django_db(transaction=True)
-    def test_is_not_ready_without_the_database(self, client):
-        connection.close()
-        host = connection.settings_dict["HOST"]
-        connection.settings_dict["HOST"] = "/nowhere"
-        try:
-            response = client.get("/readyz")
-        finally:
-            connection.settings_dict["HOST"] = host
-            connection.close()
-
-        assert response.status_code == 503
-        assert response.json()["code"] == "database_not_ready"
-        assert "/nowhere" not in response.text
 
 
 class TestErrorPages:
@@ -331,8 +277,8 @@ class TestServerError:
         self, client: Client, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         client.raise_request_exception = False
-        monkeypatch.setattr(views.queries, "engine_state", _raise(OperationalError("gone")))
-        monkeypatch.setattr(views.queries, "database_check", lambda: None)
+        monkeypatch.setattr(views.health, "checks", _raise(OperationalError("gone")))
+        monkeypatch.setattr(views.health, "database_check", lambda: None)
 
         answer = client.get("/readyz")
 
@@ -344,7 +290,7 @@ class TestServerError:
         self, client: Client, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         client.raise_request_exception = False
-        monkeypatch.setattr(views.queries, "database_check", _raise(KeyError("bug")))
+        monkeypatch.setattr(views.health, "database_check", _raise(KeyError("bug")))
 
         answer = client.get("/readyz")
 

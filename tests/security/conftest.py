@@ -1,0 +1,95 @@
+"""One model with something of everything, and the two kinds of people who look at it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from django.test import Client
+from django.utils import timezone
+
+from annotate.models import Assignment
+from models_registry.models import RegisteredModel
+from tests import factories
+from training.models import Round
+
+#: What an evaluation says about one version's answers.
+NUMBERS = {"answers": 8, "tokens_mean": 9.0, "eos_rate": 1.0, "distinct2": 0.5}
+
+
+@pytest.fixture
+def model(db: None) -> RegisteredModel:
+    """A model with a pair to judge, two versions and a round that made the second."""
+    return stocked(lambda _what: "Plain words.")
+
+
+def stocked(text: Callable[[str], str]) -> RegisteredModel:
+    """Make the model `demo` whose every text, asked by what it is, somebody else wrote."""
+    model = factories.RegisteredModelFactory.create(slug="demo", name=text("name")[:100])
+    model.judging_policy.guidelines = text("guidelines")
+    model.judging_policy.save()
+    base = model.versions.get()
+    version = factories.ModelVersionFactory.create(
+        model=model, number=1, kind="adapter", parent=base, card=text("card")
+    )
+    prompt = factories.PromptFactory.create(
+        model=model,
+        messages=[
+            {"role": "system", "content": text("system")},
+            {"role": "user", "content": text("earlier")},
+            {"role": "assistant", "content": text("answer")},
+            {"role": "user", "content": text("prompt")},
+        ],
+        tags=[text("tag")[:50]],
+    )
+    sides = [
+        factories.CompletionFactory.create(prompt=prompt, version=origin, text=text("completion"))
+        for origin in (base, version)
+    ]
+    pair = factories.PairFactory.create(prompt=prompt, first=sides[0], second=sides[1])
+    factories.QueueEntryFactory.create(pair=pair)
+    factories.JudgementFactory.create(
+        assignment__pair__prompt__model=model,
+        assignment__labeler__username=text("user")[:150],
+        note=text("note"),
+    )
+    round_ = factories.RoundFactory.create(
+        model=model,
+        parent=base,
+        state=Round.State.SUCCEEDED,
+        version=version,
+        ended_at=timezone.now(),
+        failure=text("failure"),
+        evaluation={
+            "prompts": 2, "changed": 1, "shorter": 1, "longer": 0,
+            "examples": [{"before": sides[0].pk, "after": sides[1].pk}],
+            "kl_base": {"k1": 1.5, "k3": 1.4, "answers": 2},
+            "version": NUMBERS, "parent": NUMBERS, "base": NUMBERS, "guardrails": [],
+        },
+    )  # fmt: skip
+    factories.RoundMetricFactory.create(round=round_)
+    factories.AliasMoveFactory.create(model=model, to_version=version, reason=text("reason"))
+    return model
+
+
+@pytest.fixture
+def admin_client(db: None) -> Client:
+    """Somebody who may see everything."""
+    client = Client(raise_request_exception=False)
+    client.force_login(factories.UserFactory.create(is_staff=True, is_superuser=True))
+    return client
+
+
+@pytest.fixture
+def labeler_client(model: RegisteredModel) -> Client:
+    """A member of the model."""
+    client = Client(raise_request_exception=False)
+    client.force_login(factories.MembershipFactory.create(model=model).user)
+    return client
+
+
+@pytest.fixture
+def lease(model: RegisteredModel, labeler_client: Client) -> Assignment:
+    """The pair that the labeler has on the screen."""
+    labeler_client.get(f"/models/{model.slug}/judge/")
+    return Assignment.objects.latest("assigned_at")
