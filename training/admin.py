@@ -5,7 +5,15 @@ from __future__ import annotations
 from django.contrib import admin
 
 from pairloop.lib.admin import ReadOnlyAdmin
-from training.models import Round, RoundAttempt, RoundMetric, RoundPolicy, Snapshot, SnapshotItem
+from training.models import (
+    AnswerScore,
+    Round,
+    RoundAttempt,
+    RoundMetric,
+    RoundPolicy,
+    Snapshot,
+    SnapshotItem,
+)
 
 
 @admin.register(RoundPolicy)
@@ -55,3 +63,11 @@ class RoundMetricAdmin(ReadOnlyAdmin):
 
     list_display = ["round", "step", "name", "value"]
     list_select_related = ["round__model"]
+
+
+@admin.register(AnswerScore)
+class AnswerScoreAdmin(ReadOnlyAdmin):
+    """How versions rate answers."""
+
+    list_display = ["version", "completion_id", "log_ratio", "tokens"]
+    list_select_related = ["version__model"]

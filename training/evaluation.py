@@ -27,19 +27,15 @@ from models_registry import serving
 from models_registry.engine.types import (
     Engine,
     EngineError,
-    EngineModelUnknown,
-    EngineRejected,
     Sampling,
 )
 from models_registry.models import ModelVersion
 from pairloop.lib import jobs
-from training import actions, queries
+from training import actions, queries, rewards
 from training.models import Round
 
 logger = logging.getLogger(__name__)
 
-#: Requests under way at once; about what a vLLM of ours samples side by side.
-REQUESTS = 20
 #: Changed answers that a round's page shows.
 MOST_EXAMPLES = 6
 
@@ -110,9 +106,12 @@ def evaluate(
         for sampling in (as_judged, greedy)
     } | {Question(version, at_one): None}
     asked = _answers(engine, list(questions), prompts, tell)
+    changes = compared(asked[Question(parent, greedy)], asked[Question(version, greedy)])
+    shown = [pk for example in changes["examples"] for pk in example.values()]
+    rewards.answers_score(version=version, base=base, engine=engine, examples=shown)
     return {
         "prompts": len(prompts),
-        **compared(asked[Question(parent, greedy)], asked[Question(version, greedy)]),
+        **changes,
         "kl_base": _divergence(engine, version, base, asked[Question(version, at_one)]),
         "version": measured(asked[Question(version, as_judged)]),
         "parent": measured(asked[Question(parent, as_judged)]),
@@ -157,7 +156,7 @@ def _answers(
     ]
     of = len(questions) * len(prompts)
     tell(of - len(missing), of)
-    with ThreadPoolExecutor(max_workers=REQUESTS) as pool:
+    with ThreadPoolExecutor(max_workers=rewards.REQUESTS) as pool:
         futures = {
             pool.submit(
                 engine.sample,
@@ -221,38 +220,12 @@ def distinct2(texts: Iterable[str]) -> float:
     return len(set(pairs)) / len(pairs) if pairs else 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Scored:
-    """Log-probabilities of one answer's tokens under the version and the base."""
-
-    version: tuple[float, ...]
-    base: tuple[float, ...]
-
-
 def _divergence(
     engine: Engine, version: ModelVersion, base: ModelVersion, drawn: Answers
 ) -> dict[str, Any]:
     """Estimate KL(version || base) per answer from the version's own answers at temperature 1."""
     answers = [completion for group in drawn.values() for completion in group]
-
-    def score(completion: Completion) -> _Scored | None:
-        ids = {
-            "prompt_ids": completion.prompt_ids or [],
-            "completion_ids": completion.completion_ids or [],
-        }
-        try:
-            return _Scored(
-                version=engine.score(model=version.served_name, **ids),
-                base=engine.score(model=base.served_name, **ids),
-            )
-        except EngineModelUnknown:
-            raise
-        except EngineRejected:
-            # It fills the engine's context to the last token; the others say enough.
-            return None
-
-    with ThreadPoolExecutor(max_workers=REQUESTS) as pool:
-        scored = [one for one in pool.map(score, answers) if one]
+    scored = rewards.scored(engine, version=version, base=base, answers=answers)
     return divergence([(one.version, one.base) for one in scored])
 
 

@@ -183,6 +183,11 @@ class SnapshotItem(models.Model):
         """Return what it freezes."""
         return f"{self.pair} in {self.snapshot}"
 
+    @property
+    def is_tie(self) -> bool:
+        """Whether neither completion is the better one."""
+        return self.target == 0.5
+
 
 class Round(models.Model):
     """One DPO run from a parent version over a snapshot.
@@ -359,3 +364,29 @@ class RoundMetric(models.Model):
     def __str__(self) -> str:
         """Return the number."""
         return f"{self.round} step {self.step}: {self.name}={self.value}"
+
+
+class AnswerScore(models.Model):
+    """How much likelier an answer is to a version than to its base; times β, its implicit reward."""
+
+    version = models.ForeignKey(ModelVersion, models.PROTECT, related_name="answer_scores")
+    completion = models.ForeignKey(Completion, models.PROTECT, related_name="+")
+    #: log version(answer) - log base(answer) in nats, over all its tokens.
+    log_ratio = models.FloatField()
+    tokens = models.PositiveIntegerField()
+
+    class Meta:
+        """Database rules."""
+
+        constraints = [
+            models.UniqueConstraint(fields=["version", "completion"], name="answer_score_once"),
+            models.CheckConstraint(
+                # The bounds keep infinity and NaN out, which PostgreSQL takes for very large.
+                condition=Q(tokens__gte=1, log_ratio__gte=-1e6, log_ratio__lte=1e6),
+                name="answer_score_bounds",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        """Return the number."""
+        return f"{self.completion} for {self.version}: {self.log_ratio:+.2f} nats"

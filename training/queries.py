@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from annotate import triples
 from annotate.models import Completion, Pair
 from models_registry.models import ModelVersion, RegisteredModel
 from training.models import (
+    AnswerScore,
     Round,
     RoundAttempt,
     RoundMetric,
@@ -58,6 +60,25 @@ def pairs_to_replay(model: RegisteredModel, *, most: int) -> QuerySet[Pair]:
     old = triples.triple_pairs(model=model).filter(Exists(_consumed()))
     newest = old.order_by("-pk").values("pk")[:most]
     return Pair.objects.filter(pk__in=newest)
+
+
+def pairs_rated(model: RegisteredModel, *, answers: Iterable[int]) -> QuerySet[Pair]:
+    """Select the held-out pairs with a triple whose two answers are both among some."""
+    held_out = triples.triple_pairs(model=model, purpose=Pair.Purpose.EVAL)
+    ids = list(answers)
+    return held_out.filter(first__in=ids, second__in=ids)
+
+
+def answer_scores_of(version: ModelVersion) -> dict[int, float]:
+    """Return how much likelier answers are to a version than to its base, in nats, by the completion's id."""
+    return dict(
+        AnswerScore.objects.filter(version=version).values_list("completion_id", "log_ratio")
+    )
+
+
+def beta_of(round_: Round) -> float:
+    """Return how strongly a round's loss held the version to its reference."""
+    return float(round_.spec.get("loss", {}).get("beta", RoundPolicy().beta))
 
 
 def _consumed() -> QuerySet[SnapshotItem]:
@@ -172,6 +193,11 @@ def metrics_of(round_: Round) -> dict[str, list[tuple[int, float]]]:
     return found
 
 
+def steps_of(round_: Round) -> int:
+    """Return how many steps a round has trained."""
+    return RoundMetric.objects.filter(round=round_).aggregate(last=Max("step"))["last"] or 0
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
     """One held-out prompt with the parent's answer and the new version's."""
@@ -179,6 +205,9 @@ class Example:
     prompt: str
     before: str
     after: str
+    #: The new version's rewards of them; None where they were not scored.
+    before_reward: float | None
+    after_reward: float | None
 
 
 def examples_of(round_: Round) -> list[Example]:
@@ -186,11 +215,15 @@ def examples_of(round_: Round) -> list[Example]:
     rows: list[dict[str, int]] = round_.evaluation.get("examples", [])
     ids = [row[side] for row in rows for side in ("before", "after")]
     found = Completion.objects.select_related("prompt").in_bulk(ids)
+    scores = answer_scores_of(round_.version) if round_.version and ids else {}
+    rewards = {pk: beta_of(round_) * score for pk, score in scores.items()}
     return [
         Example(
             prompt=found[row["after"]].prompt.question,
             before=found[row["before"]].text,
             after=found[row["after"]].text,
+            before_reward=rewards.get(row["before"]),
+            after_reward=rewards.get(row["after"]),
         )
         for row in rows
         if row["before"] in found and row["after"] in found

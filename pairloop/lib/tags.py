@@ -13,6 +13,18 @@ register.filter("markdown", markdown.render)
 
 
 @register.filter
+def share(value: float) -> str:
+    """Write a share of one as whole percents."""
+    return f"{value:.0%}"
+
+
+@register.filter
+def reward(value: float) -> str:
+    """Write a reward with its sign."""
+    return f"{value:+.2f}"
+
+
+@register.filter
 def wait(seconds: int) -> str:
     """Say how long something will take, no more precisely than anybody knows."""
     if seconds <= 5:

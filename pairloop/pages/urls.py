@@ -53,6 +53,22 @@ urlpatterns = [
     path("models/<slug:slug>/play/", play_views.playground, name="playground"),
     path("models/<slug:slug>/play/<uuid:uuid>/", play_views.play, name="play"),
     path("models/<slug:slug>/play/<uuid:uuid>/pick/", play_views.play_pick, name="play-pick"),
+    path(
+        "models/<slug:slug>/versions/<int:number>/triples/",
+        version_views.version_triples,
+        name="version-triples",
+    ),
+    path(
+        "models/<slug:slug>/versions/<int:number>/card/",
+        version_views.version_card,
+        name="version-card",
+    ),
+    path(
+        "models/<slug:slug>/versions/<int:number>/adapter/",
+        version_views.version_adapter,
+        name="version-adapter",
+    ),
+    path("models/<slug:slug>/pairs/<int:number>/", version_views.pair, name="pair"),
     path("models/<slug:slug>/compare/", compare_views.compare, name="compare"),
     path("models/<slug:slug>/compare/ask/", compare_views.compare_ask, name="compare-ask"),
     path(

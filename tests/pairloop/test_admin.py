@@ -34,7 +34,15 @@ from models_registry.models import (
 )
 from pairloop.lib.admin import ReadOnlyAdmin
 from tests import factories
-from training.models import Round, RoundAttempt, RoundMetric, RoundPolicy, Snapshot, SnapshotItem
+from training.models import (
+    AnswerScore,
+    Round,
+    RoundAttempt,
+    RoundMetric,
+    RoundPolicy,
+    Snapshot,
+    SnapshotItem,
+)
 
 pytestmark = pytest.mark.django_db
 
@@ -98,6 +106,7 @@ MAKERS = {
     Round: factories.RoundFactory.create,
     RoundAttempt: factories.RoundAttemptFactory.create,
     RoundMetric: factories.RoundMetricFactory.create,
+    AnswerScore: factories.AnswerScoreFactory.create,
 }
 
 
@@ -126,6 +135,7 @@ def _a_row_of_each(no_jobs: None) -> None:
     first = factories.RoundFactory.create(model=model, snapshot=item.snapshot)
     factories.RoundAttemptFactory.create(round=first)
     factories.RoundMetricFactory.create(round=first)
+    factories.AnswerScoreFactory.create(completion=pair.first)
     factories.PersonChangeFactory.create()
     tasks.leases_release.defer()
 

@@ -6,17 +6,19 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
+from annotate.models import Pair
 from models_registry import actions
 from models_registry.models import Alias, AliasMove, ModelVersion
-from pairloop.pages import version_queries
 from tests.factories import (
     MembershipFactory,
     ModelVersionFactory,
+    PairFactory,
     RegisteredModelFactory,
     RoundFactory,
     ServingFactory,
     UserFactory,
 )
+from tests.pairloop.history import history_make
 
 pytestmark = pytest.mark.django_db
 
@@ -53,7 +55,7 @@ def champion() -> int:
 class TestAccess:
     @pytest.mark.parametrize(
         "path",
-        ["", "1/", "1/promote/", "rollback/"],
+        ["", "1/", "1/triples/", "1/promote/", "rollback/"],
     )
     def test_is_hidden_from_labelers(
         self, client: Client, version: ModelVersion, path: str
@@ -82,7 +84,7 @@ class TestVersions:
 
         page = admin.get("/models/demo/versions/").text
 
-        assert "round 7, from v0" in page
+        assert "round 7</a>, from v0" in page
         assert "off by 1.0% of what training changed" in page
         assert "loaded" in page
 
@@ -122,24 +124,42 @@ class TestVersions:
             ModelVersionFactory(model=version.model, number=number, kind="adapter", parent=version)
 
         # Session, user, model, then what the page shows.
-        with django_assert_max_num_queries(8):
+        with django_assert_max_num_queries(12):
             admin.get("/models/demo/versions/")
+
+    def test_draws_the_lineage_and_what_was_measured(self, admin: Client) -> None:
+        history_make()
+
+        page = admin.get("/models/demo/versions/").text
+
+        assert page.count("lineage-line") == 6
+        assert "round 3 · 3 triples" in page
+        assert "2 new triples and 2 replayed</a>" in page
+        # Accuracy begins with v2: before v1, too few held-out triples had been judged.
+        assert 'aria-label="Prefers the good answer: v2 60%, v3 64%' in page
+        assert "Tokens of an answer: v0 81, v1 68" in page
+
+    def test_says_nothing_of_rounds_where_none_made_a_version(
+        self, admin: Client, version: ModelVersion
+    ) -> None:
+        page = admin.get("/models/demo/versions/").text
+
+        assert "unknown: no round made it" in page
+        assert "From version to version" not in page
 
 
 class TestVersion:
     def test_shows_hashes_metrics_and_card(self, admin: Client, version: ModelVersion) -> None:
         ModelVersion.objects.filter(pk=version.pk).update(
-            metrics={"eval": {"accuracy": 0.71234567}, "guardrails": {"failed": []}},
-            card="# The card\n\n<script>alert(1)</script>",
+            metrics={"training": {"accuracy": 0.71234567, "drift_chosen": None}}
         )
 
         page = admin.get("/models/demo/versions/1/").text
 
         assert version.sha256 in page
-        assert "eval · accuracy" in page
+        assert "Drift of good answers" in page
         assert "0.7123" in page
-        assert "The card</h1>" in page
-        assert "<script>alert" not in page
+        assert "Known limits</h2>" in page
         assert "Promote to champion" in page
 
     def test_says_why_it_failed_and_cannot_be_promoted(
@@ -174,6 +194,60 @@ class TestVersion:
 
     def test_explains_the_first_champion(self, admin: Client, version: ModelVersion) -> None:
         assert "none was before it" in admin.get("/models/demo/versions/0/").text
+
+
+class TestTriples:
+    def test_show_what_a_version_learned(self, admin: Client) -> None:
+        history_make()
+
+        page = admin.get("/models/demo/versions/2/triples/").text
+
+        assert page.count('class="triple"') == 4
+        assert page.count("Replayed from an earlier round") == 2
+        assert "judged by 4 labelers" in page
+
+    @pytest.mark.parametrize("asked", ["9", "x", "-1"])
+    def test_find_a_page_whatever_is_asked(self, admin: Client, asked: str) -> None:
+        history_make()
+
+        assert admin.get(f"/models/demo/versions/2/triples/?page={asked}").status_code == 200
+
+    def test_say_why_there_are_none(self, admin: Client, version: ModelVersion) -> None:
+        assert "is the base" in admin.get("/models/demo/versions/0/triples/").text
+        assert "No round made v1" in admin.get("/models/demo/versions/1/triples/").text
+
+
+class TestPair:
+    def test_leads_to_whoever_judged_it_and_whatever_learned_it(self, admin: Client) -> None:
+        history_make()
+        pair = Pair.objects.order_by("pk")[2]
+
+        page = admin.get(f"/models/demo/pairs/{pair.pk}/").text
+
+        assert "A is better" in page
+        assert pair.assignments.get().labeler.username in page
+        assert "/models/demo/versions/1/" in page
+        assert "/models/demo/versions/2/" in page
+
+    def test_says_why_nothing_learned_it(self, admin: Client, version: ModelVersion) -> None:
+        held_out = PairFactory(prompt__model=version.model, prompt__split="holdout")
+        waiting = PairFactory(prompt__model=version.model)
+
+        assert "held out" in admin.get(f"/models/demo/pairs/{held_out.pk}/").text
+        assert "makes no triple" in admin.get(f"/models/demo/pairs/{waiting.pk}/").text
+
+    def test_is_hidden_from_labelers_and_other_models(
+        self, client: Client, version: ModelVersion
+    ) -> None:
+        pair = PairFactory(prompt__model=version.model)
+        RegisteredModelFactory(slug="other")
+        client.force_login(MembershipFactory(model=version.model).user)
+        assert client.get(f"/models/demo/pairs/{pair.pk}/").status_code == 404
+
+        client.force_login(UserFactory(is_staff=True))
+
+        assert client.get(f"/models/other/pairs/{pair.pk}/").status_code == 404
+        assert client.get(f"/models/demo/pairs/{10**30}/").status_code == 404
 
 
 class TestPromote:
@@ -269,19 +343,3 @@ class TestRollback:
         self, admin: Client, version: ModelVersion
     ) -> None:
         assert admin.get("/models/demo/versions/rollback/").url == "/models/demo/versions/"
-
-
-class TestFacts:
-    def test_name_every_number_however_deep(self) -> None:
-        metrics = {
-            "loss": 0.123456,
-            "eval_accuracy": None,
-            "guardrails": {"failed": ["kl", "length"], "limits": {"kl": 3}},
-        }
-
-        assert version_queries.facts(metrics) == [
-            ("eval accuracy", "—"),
-            ("guardrails · failed", "kl, length"),
-            ("guardrails · limits · kl", "3"),
-            ("loss", "0.1235"),
-        ]

@@ -109,6 +109,11 @@ def another_completion() -> object:
     return factories.CompletionFactory.create()
 
 
+def score_twice() -> None:
+    first = factories.AnswerScoreFactory.create()
+    factories.AnswerScoreFactory.create(completion=first.completion)
+
+
 BREACHES: list[Breach] = [
     ("round_policy_replay_bounds", lambda: policy(replay_share=-0.01)),
     ("round_policy_replay_bounds", lambda: policy(replay_share=1)),
@@ -157,6 +162,10 @@ BREACHES: list[Breach] = [
     ("round_metric_once", metric_twice),
     ("attempt_progress_bounds", lambda: factories.RoundAttemptFactory.create(progress=1.01)),
     ("attempt_progress_bounds", lambda: factories.RoundAttemptFactory.create(progress=nan)),
+    ("answer_score_once", score_twice),
+    ("answer_score_bounds", lambda: factories.AnswerScoreFactory.create(tokens=0)),
+    ("answer_score_bounds", lambda: factories.AnswerScoreFactory.create(log_ratio=nan)),
+    ("answer_score_bounds", lambda: factories.AnswerScoreFactory.create(log_ratio=-inf)),
 ]
 
 

@@ -14,4 +14,14 @@ urlpatterns = [
         views.CancelRound.as_view(),
         name="api-round-cancel",
     ),
+    path(
+        "models/<slug:slug>/versions/<int:number>/card/",
+        views.VersionCard.as_view(),
+        name="api-version-card",
+    ),
+    path(
+        "models/<slug:slug>/versions/<int:number>/adapter/",
+        views.VersionAdapter.as_view(),
+        name="api-version-adapter",
+    ),
 ]

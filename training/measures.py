@@ -1,0 +1,150 @@
+"""What was measured on versions, in plain words with units; the same on every page and card."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from training.models import Round
+from training.queries import LEAST_HOLDOUT
+
+#: Two-sided 95 % of a normal distribution.
+Z = 1.959963984540054
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One thing that is measured on every version."""
+
+    key: str
+    title: str
+    hint: str
+    #: Writes a value in its unit.
+    text: Callable[[float], str]
+
+
+def percent(value: float) -> str:
+    """Write a share."""
+    return f"{value:.0%}"
+
+
+def nats(value: float) -> str:
+    """Write a difference of log-probabilities."""
+    return f"{value:.1f}"
+
+
+def tokens(value: float) -> str:
+    """Write a length."""
+    return f"{value:.0f}"
+
+
+MEASURES = (
+    Measure(
+        "accuracy",
+        "Prefers the good answer",
+        "Share of the held-out triples whose good answer gained on the bad one, against the reference. The"
+        " upright line is its 95 % interval.",
+        percent,
+    ),
+    Measure("tokens", "Tokens of an answer", "Mean length of its answers.", tokens),
+    Measure(
+        "distinct2",
+        "Distinct word pairs",
+        "Share of the two-word sequences in its answers that are different ones; less is more repetition.",
+        percent,
+    ),
+    Measure(
+        "kl",
+        "Nats from the base",
+        "How much likelier an answer of its own is to it than to the base, by the logarithm (KL); 0 is the base.",
+        nats,
+    ),
+    Measure(
+        "eos", "End by themselves", "Share of answers that end before the limit of tokens.", percent
+    ),
+)
+#: Numbers of the last training step -> their words.
+TRAINING = {
+    "loss": ("Loss", "lower is better; ln 2 = 0.693 is no preference"),
+    "margin": ("Margin", "nats by which good answers are ahead of bad ones, times β"),
+    "accuracy": ("Accuracy", "share of the step's triples whose good answer is ahead"),
+    "drift_chosen": ("Drift of good answers", "nats against the reference"),
+    "drift_rejected": ("Drift of bad answers", "nats against the reference"),
+    "grad_norm": ("Length of the gradient", "before it is clipped"),
+    "learning_rate": ("Learning rate", "of the last step"),
+}
+#: Why the trainer left a triple out -> its words; those of held-out triples begin with "holdout_".
+HELD_OUT = "holdout_"
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """One measurement; the interval where the number of cases says how sure it is."""
+
+    value: float
+    interval: tuple[float, float] | None = None
+    cases: int | None = None
+
+
+def values_of(round_: Round) -> dict[str, Value]:
+    """Return what was measured on the version that a round made; what is not known is left out."""
+    found = _answers(round_.evaluation, "version")
+    after = round_.holdout.get("after") or {}
+    pairs = int(round_.holdout.get("pairs") or 0)
+    if pairs >= LEAST_HOLDOUT and after.get("accuracy") is not None:
+        share = float(after["accuracy"])
+        found["accuracy"] = Value(share, wilson(share, pairs), pairs)
+    return found
+
+
+def values_of_base(rounds: Iterable[Round]) -> dict[str, Value]:
+    """Return what the newest of the rounds that measured anything found about the base."""
+    for round_ in sorted(rounds, key=lambda one: -one.number):
+        if found := _answers(round_.evaluation, "base"):
+            return found
+    return {}
+
+
+def _answers(evaluation: dict[str, Any], who: str) -> dict[str, Value]:
+    if not evaluation.get("prompts"):
+        return {}
+    measured = evaluation[who]
+    kl = evaluation["kl_base"]["k1"] if who == "version" else 0.0
+    return {
+        "tokens": Value(measured["tokens_mean"]),
+        "distinct2": Value(measured["distinct2"]),
+        "kl": Value(kl),
+        "eos": Value(measured["eos_rate"]),
+    }
+
+
+def training_rows(metrics: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Return title, value and explanation of the numbers at the end of a training."""
+    rows = []
+    for name, value in metrics.get("training", {}).items():
+        title, hint = TRAINING.get(name, (name.replace("_", " "), ""))
+        rows.append((title, "—" if value is None else f"{value:.4g}", hint))
+    return rows
+
+
+def dropped_rows(metrics: dict[str, Any]) -> list[tuple[str, int]]:
+    """Return why triples were left out of a training, and how many for each reason."""
+    return [
+        (
+            f"held-out, {name.removeprefix(HELD_OUT)}".replace("_", " ")
+            if name.startswith(HELD_OUT)
+            else name.replace("_", " "),
+            count,
+        )
+        for name, count in sorted(metrics.get("dropped", {}).items())
+        if count
+    ]
+
+
+def wilson(share: float, cases: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share of independent cases (Wilson 1927)."""
+    square = Z * Z / cases
+    middle = (share + square / 2) / (1 + square)
+    half = Z / (1 + square) * (share * (1 - share) / cases + square / (4 * cases)) ** 0.5
+    return max(middle - half, 0.0), min(middle + half, 1.0)
