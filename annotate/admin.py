@@ -6,6 +6,7 @@ from django.contrib import admin
 
 from annotate.models import (
     Assignment,
+    ComparisonDrop,
     Completion,
     Drop,
     Import,
@@ -98,3 +99,11 @@ class DropAdmin(ReadOnlyAdmin):
 
     list_display = ["version", "reason", "count"]
     list_select_related = ["version__model"]
+
+
+@admin.register(ComparisonDrop)
+class ComparisonDropAdmin(ReadOnlyAdmin):
+    """Prompts that comparisons go without."""
+
+    list_display = ["comparison_id", "prompt_id", "reason"]
+    list_filter = ["reason"]

@@ -529,3 +529,39 @@ class Drop(models.Model):
     def __str__(self) -> str:
         """Return the count."""
         return f"{self.version}: {self.count} {self.reason}"
+
+
+class ComparisonDrop(models.Model):
+    """A held-out prompt that a comparison goes without: nobody has to judge two equal answers."""
+
+    class Reason(models.TextChoices):
+        """Why its answers make no pair."""
+
+        NEAR_IDENTICAL = "near_identical", "both answered the same"
+        TRUNCATED = "truncated", "an answer was cut off at the token limit"
+        EMPTY = "empty", "an answer was empty"
+        IDENTITY = "identity", "an answer tells which model wrote it"
+        USED = "used", "their answers were judged in an earlier comparison"
+
+    comparison = models.ForeignKey(Comparison, models.CASCADE, related_name="drops")
+    prompt = models.ForeignKey(Prompt, models.CASCADE, related_name="+")
+    reason = models.CharField(max_length=20, choices=Reason)
+
+    class Meta:
+        """Database rules."""
+
+        constraints = [
+            models.UniqueConstraint(
+                fields=["comparison", "prompt"], name="comparison_drop_once_per_prompt"
+            ),
+            models.CheckConstraint(
+                condition=Q(
+                    reason__in=["near_identical", "truncated", "empty", "identity", "used"]
+                ),
+                name="comparison_drop_reason_known",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        """Return which prompt is left out and why."""
+        return f"{self.prompt}: {self.reason}"

@@ -16,6 +16,7 @@ from factory.django import DjangoModelFactory, Password
 from annotate.models import (
     DECIDED,
     Assignment,
+    ComparisonDrop,
     Completion,
     Import,
     ImportedPreference,
@@ -285,6 +286,19 @@ class PairFactory(DjangoModelFactory):
     def _adjust_kwargs(cls, **kwargs: Any) -> dict[str, Any]:
         ordered = sorted([kwargs["first"], kwargs["second"]], key=lambda completion: completion.pk)
         return kwargs | {"first": ordered[0], "second": ordered[1]}
+
+
+class ComparisonDropFactory(DjangoModelFactory):
+    """A held-out prompt to which both versions answered the same."""
+
+    class Meta:
+        model = ComparisonDrop
+
+    comparison = factory.SubFactory(ComparisonFactory)
+    prompt = factory.SubFactory(
+        PromptFactory, model=factory.SelfAttribute("..comparison.model"), split=Split.HOLDOUT
+    )
+    reason = ComparisonDrop.Reason.NEAR_IDENTICAL
 
 
 class QueueEntryFactory(DjangoModelFactory):

@@ -43,6 +43,7 @@ MODEL_PAGES = {
     "triples": "Triples",
     "rounds": "Rounds",
     "versions": "Versions",
+    "compare": "Compare",
     "playground": "Play",
     "people": "People",
     "settings": "Settings",

@@ -6,6 +6,7 @@ from django.contrib.auth.views import LogoutView
 from django.urls import path
 
 from pairloop.pages import (
+    compare_views,
     people_views,
     play_views,
     settings_views,
@@ -76,4 +77,16 @@ urlpatterns = [
         name="version-adapter",
     ),
     path("models/<slug:slug>/pairs/<int:number>/", version_views.pair, name="pair"),
+    path("models/<slug:slug>/compare/", compare_views.compare, name="compare"),
+    path("models/<slug:slug>/compare/ask/", compare_views.compare_ask, name="compare-ask"),
+    path(
+        "models/<slug:slug>/compare/answers/",
+        compare_views.compare_answers,
+        name="compare-answers",
+    ),
+    path(
+        "models/<slug:slug>/compare/<int:pk>/close/",
+        compare_views.compare_close,
+        name="compare-close",
+    ),
 ]

@@ -86,6 +86,11 @@ def preference_twice() -> None:
     preference(model=first.model, sha256=first.sha256)
 
 
+def left_out_twice() -> None:
+    drop = factories.ComparisonDropFactory.create()
+    factories.ComparisonDropFactory.create(comparison=drop.comparison, prompt=drop.prompt)
+
+
 #: Constraint -> a value just outside it, at either end.
 BOUNDS = {
     "policy_temperature_bounds": [{"temperature": 0}, {"temperature": 2.01}, {"temperature": nan}],
@@ -166,6 +171,11 @@ BREACHES: list[Breach] = [
     ("imported_preference_has_hash", lambda: preference(sha256="short")),
     ("drop_once_per_reason", drop_twice),
     ("drop_reason_known", drop_for_no_reason),
+    ("comparison_drop_once_per_prompt", left_out_twice),
+    (
+        "comparison_drop_reason_known",
+        lambda: factories.ComparisonDropFactory.create(reason="other"),
+    ),
 ]
 #: Targets of composite foreign keys; `id` alone is unique already, so nothing can break them.
 TARGETS = {"prompt_split", "completion_of_prompt", "pair_of_prompt"}
