@@ -115,7 +115,7 @@ class TestAssignments:
         prompt = factories.PromptFactory(model=model)
         mine = factories.CompletionFactory(
             pk=9_100_001, prompt=prompt, version=adapter, text="One.", seed=777_123,
-            completion_ids=list(range(321)), sampling={"temperature": 0.7311},
+            completion_ids=list(range(54_321)), sampling={"temperature": 0.7311},
         )  # fmt: skip
         other = factories.CompletionFactory(
             pk=9_100_002, prompt=prompt, text="Two.", finish_reason="lengthy"
@@ -125,7 +125,7 @@ class TestAssignments:
         secrets = [
             adapter.label, adapter.served_name, adapter.sha256, adapter.artifact_path,
             other.version.served_name, other.version.sha256, str(mine.pk), str(other.pk),
-            str(pair.pk), str(mine.seed), "321", "0.7311", "lengthy", "train", "sampler",
+            str(pair.pk), str(mine.seed), "54321", "0.7311", "lengthy", "train", "sampler",
             "champion", "round", "version\":87",
         ]  # fmt: skip
 

@@ -100,7 +100,9 @@ class TestPairsTopUp:
         assert Pair.objects.filter(prompt__model=whole.model).exists()
         (warning,) = [record for record in caplog.records if record.name == tasks.logger.name]
         assert warning.levelno == logging.WARNING
-        assert warning.getMessage() == f"top-up of {broken.model} stopped: Out of memory."
+        # The class alone: an engine's text may quote what it was asked.
+        assert warning.getMessage().startswith(f"top-up of {broken.model} stopped: ")
+        assert warning.getMessage().endswith(".EngineFailed")
 
     def test_tries_again_the_next_time(self, engine: FakeEngine) -> None:
         version = sampler()
@@ -129,7 +131,7 @@ class TestPairsTopUp:
 
         tasks.pairs_top_up()
 
-        assert str(error) in caplog.text
+        assert type(error).__name__ in caplog.text
         assert not Pair.objects.exists()
 
     def test_leaves_a_top_up_that_is_under_way_alone(self, engine: FakeEngine) -> None:
