@@ -88,6 +88,7 @@ def whole() -> list[Stage]:
             environment={"DJANGO_ALLOW_ASYNC_UNSAFE": "true"},
         ),
         *[Stage(f"{folder} with torch", (*ml, folder), seconds=420, tests=(folder,)) for folder in ML_FOLDERS],
+        Stage("exports with TRL", (*covered, "-m", "bench", "tests/bench"), seconds=420, tests=("tests/bench",)),
         Stage(
             "the journey, with a real engine",
             (*covered, "-m", "engine", "-s", "-p", "no:randomly", "--timeout", "0", "tests/loop"),

@@ -185,6 +185,7 @@ def _steps(
             f"{counts.train} to train on, {counts.holdout} held out"
             if counts.prompts
             else "none yet; an admin imports them",
+            reverse("prompts", args=[model.slug]),
         ),
         step(
             "Pairs",
