@@ -11,6 +11,8 @@ from django.contrib.auth.models import User
 from django.db.models import QuerySet
 from django.http import Http404, HttpResponseBase, StreamingHttpResponse
 from django.utils import timezone
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema
 from rest_framework import status
 from rest_framework.exceptions import ParseError, ValidationError
 from rest_framework.parsers import BaseParser, JSONParser
@@ -19,10 +21,25 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from annotate import actions, prompts, queries, triples
-from annotate.api.serializers import AssignmentOut, JudgementIn, JudgementOut, TriplesIn
-from annotate.models import Assignment, Pair
+from annotate.api.filters import (
+    TRIPLE_PARAMETERS,
+    JudgementFilter,
+    PromptFilter,
+    triple_pairs,
+)
+from annotate.api.serializers import (
+    AssignmentOut,
+    JudgementIn,
+    JudgementOut,
+    PromptIn,
+    PromptOut,
+    PromptsImportOut,
+    StandingOut,
+    TriplesIn,
+)
+from annotate.models import Assignment, Judgement, Pair, Prompt
 from models_registry.lookup import model_for
-from pairloop.lib.api import MemberView, Request
+from pairloop.lib.api import ListView, MemberView, Request
 
 
 class Lines(dict[str, Any]):
@@ -49,31 +66,39 @@ class JSONLParser(BaseParser):
             raise ParseError("The body is not UTF-8 text.") from error
 
 
-class PromptsView(APIView):
+class PromptsView(ListView):
     """The prompts of a model."""
 
     parser_classes = [JSONParser, JSONLParser]
+    queryset = Prompt.objects.none()
+    filterset_class = PromptFilter
 
+    @extend_schema(responses=PromptOut(many=True))
+    def get(self, request: Request, slug: str) -> Response:
+        """List a model's prompts, the newest first."""
+        page = self.page_of(queries.prompts_of(model_for(request.user, slug)))
+        return self.get_paginated_response(PromptOut(page, many=True).data)
+
+    @extend_schema(
+        request={
+            JSONParser.media_type: PromptIn(many=True),
+            JSONLParser.media_type: OpenApiTypes.STR,
+        },
+        responses=PromptsImportOut,
+    )
     def post(self, request: Request, slug: str) -> Response:
-        """Import a JSON list or JSON lines; good ones stay whatever the bad ones are."""
+        """Import prompts, a JSON list or JSON lines; good ones stay whatever the bad ones are."""
         model = model_for(request.user, slug)
         report = actions.prompts_import(model=model, lines=_numbered(request))
-        return Response(
-            {
-                "created": report.created,
-                "duplicates": report.duplicates,
-                "rejected": [
-                    {"line": number, "reason": reason} for number, reason in report.rejected
-                ],
-            }
-        )
+        return Response(PromptsImportOut(report).data)
 
 
 class AssignmentsView(MemberView):
     """The labeler's next pair of a model."""
 
+    @extend_schema(request=None, responses={201: AssignmentOut, 204: None})
     def post(self, request: Request, slug: str) -> Response:
-        """Lease a pair, or return the one that is leased to them already; 204 when none waits."""
+        """Lease a pair, or return the one that is leased to you already; 204 when none waits."""
         model = model_for(request.user, slug)
         try:
             assignment = actions.pair_assign(model=model, labeler=request.user, now=timezone.now())
@@ -87,8 +112,9 @@ class AssignmentsView(MemberView):
 class JudgementView(MemberView):
     """What a labeler says about their assignment."""
 
+    @extend_schema(request=JudgementIn, responses={201: JudgementOut, 200: JudgementOut})
     def post(self, request: Request, uuid: UUID) -> Response:
-        """Record it; repeated, the answer is what stands."""
+        """Judge your assignment; repeated, the answer is what stands."""
         assignment = _assignment_for(request.user, uuid)
         said = JudgementIn(data=request.data)
         said.is_valid(raise_exception=True)
@@ -98,11 +124,25 @@ class JudgementView(MemberView):
         code = status.HTTP_201_CREATED if is_new else status.HTTP_200_OK
         return Response(JudgementOut(judgement).data, status=code)
 
+    @extend_schema(responses={204: None})
     def delete(self, request: Request, uuid: UUID) -> Response:
-        """Take it back; the pair is their next assignment again."""
+        """Take your judgement back; the pair is your next assignment again."""
         assignment = _assignment_for(request.user, uuid)
         actions.judgement_undo(assignment=assignment, now=timezone.now())
         return Response(status=status.HTTP_204_NO_CONTENT)
+
+
+class JudgementsView(ListView):
+    """The judgements of a model that stand."""
+
+    queryset = Judgement.objects.none()
+    filterset_class = JudgementFilter
+
+    @extend_schema(responses=StandingOut(many=True))
+    def get(self, request: Request, slug: str) -> Response:
+        """List a model's standing judgements, the newest first; `since` is the id of one."""
+        page = self.page_of(queries.judgements_of(model_for(request.user, slug)))
+        return self.get_paginated_response(StandingOut(page, many=True).data)
 
 
 class JSONLRenderer(JSONRenderer):
@@ -117,12 +157,21 @@ class TriplesView(APIView):
 
     renderer_classes = [JSONLRenderer, JSONRenderer]
 
+    @extend_schema(
+        parameters=[TriplesIn, *TRIPLE_PARAMETERS],
+        responses={(200, "application/jsonl"): OpenApiTypes.STR},
+    )
     def get(self, request: Request, slug: str) -> HttpResponseBase:
-        """Stream one triple a line; those that are ties only when asked for."""
+        """Stream a model's triples, one a line; those that are ties only when asked for.
+
+        `since` is the id of a judgement: only triples that a later one speaks of. Remember the highest of a
+        triple's `judgements` to ask for what came after.
+        """
         model = model_for(request.user, slug)
+        pairs = triple_pairs(request, triples.triple_pairs(model=model), others=["ties", "keys"])
         asked = TriplesIn(data=request.query_params)
         asked.is_valid(raise_exception=True)
-        lines = _lines(triples.triple_pairs(model=model), **asked.validated_data)
+        lines = _lines(pairs, **asked.validated_data)
         return StreamingHttpResponse(lines, content_type=JSONLRenderer.media_type)
 
 

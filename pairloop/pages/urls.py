@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from django.contrib.auth.views import LogoutView
 from django.urls import path
 
 from pairloop.pages import people_views, play_views, settings_views, version_views, views
 
 urlpatterns = [
     path("", views.home, name="home"),
-    path("login/", views.login, name="login"),
-    path("logout/", LogoutView.as_view(), name="logout"),
     path("healthz", views.healthz, name="healthz"),
     path("readyz", views.readyz, name="readyz"),
     path("account/password/", people_views.PasswordView.as_view(), name="password_change"),
@@ -31,6 +28,7 @@ urlpatterns = [
         settings_views.settings_group,
         name="settings-group",
     ),
+    path("api/v1/docs/", views.api_docs, name="api-docs"),
     path("models/<slug:slug>/versions/", version_views.versions, name="versions"),
     path(
         "models/<slug:slug>/versions/rollback/",
