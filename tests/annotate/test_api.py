@@ -107,7 +107,7 @@ class TestAssignments:
     def test_refuses_strangers(self, client, model):
         response = self.ask(client, model)
 
-        assert response.status_code == 403
+        assert response.status_code == 401
         assert response.json()["code"] == "not_authenticated"
 
     def test_says_nothing_about_who_wrote_what(self, caller, model):

@@ -1,0 +1,79 @@
+"""Two models, and everybody who might ask for what belongs to one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from django.contrib.auth.models import User
+from django.test import Client
+from django.utils import timezone
+
+from annotate.models import Assignment
+from models_registry.models import RegisteredModel
+from pairloop.accounts import actions as accounts
+from tests import factories
+
+ROLES = ("anonymous", "member", "neighbour", "stranger", "staff")
+
+
+@dataclass
+class World:
+    """`member` and `neighbour` judge `model`, `stranger` another one; the assignment and token are the member's."""
+
+    model: RegisteredModel
+    other: RegisteredModel
+    users: dict[str, User]
+    assignment: Assignment
+    #: What belongs into the addresses of `model`. Whoever adds a route with another part adds it here.
+    parts: dict[str, Any]
+
+    def client(self, role: str, **options: Any) -> Client:
+        """Return a browser in which somebody is logged in."""
+        client = Client(**options)
+        if role != "anonymous":
+            client.force_login(self.users[role])
+        return client
+
+    @property
+    def foreign_parts(self) -> Mapping[str, Any]:
+        """The parts, with numbers that only the other model has."""
+        return self.parts | {"number": 2}
+
+
+def build() -> World:
+    """Make both models: ours has a version and a round number 1, the other one number 2."""
+    model, other = factories.RegisteredModelFactory(), factories.RegisteredModelFactory()
+    users = {
+        "member": factories.MembershipFactory(model=model).user,
+        "neighbour": factories.MembershipFactory(model=model).user,
+        "stranger": factories.MembershipFactory(model=other).user,
+        "staff": factories.UserFactory(is_staff=True),
+    }
+    for one, number in ((model, 1), (other, 2)):
+        version = factories.ModelVersionFactory(model=one, adapter=True, number=number)
+        factories.RoundFactory(
+            model=one, number=number, state="succeeded", version=version,
+            snapshot=factories.SnapshotItemFactory(pair__prompt__model=one).snapshot,
+        )  # fmt: skip
+        factories.JudgementFactory(assignment__pair__prompt__model=one)
+        factories.QueueEntryFactory(pair__prompt__model=one)
+    assignment = factories.AssignmentFactory(
+        pair__prompt__model=model,
+        labeler=users["member"],
+        expires_at=timezone.now() + timedelta(minutes=30),
+    )
+    token, _ = accounts.token_create(
+        user=users["member"], name="laptop", days=1, is_read_only=False, now=timezone.now()
+    )
+    parts = {
+        "slug": model.slug,
+        "number": 1,
+        "uuid": assignment.uuid,
+        "name": "champion",
+        "key": token.token_key,
+        "rest": "v1/nowhere/",
+    }
+    return World(model=model, other=other, users=users, assignment=assignment, parts=parts)
