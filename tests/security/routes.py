@@ -6,11 +6,22 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from django.urls import URLPattern, URLResolver, get_resolver, reverse
 from rest_framework.views import APIView
 
 UNSAFE = ("post", "put", "patch", "delete")
+#: Something for every part of an address. Whoever adds a route with another part adds it here, and in world.py
+#: what it is called there.
+ANYTHING: dict[str, Any] = {
+    "slug": "nothing",
+    "number": 1,
+    "uuid": UUID(int=1),
+    "name": "champion",
+    "key": "pl_nothing",
+    "rest": "v1/nowhere/",
+}
 
 
 @dataclass(frozen=True)

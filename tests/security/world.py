@@ -15,6 +15,7 @@ from annotate.models import Assignment
 from models_registry.models import RegisteredModel
 from pairloop.accounts import actions as accounts
 from tests import factories
+from tests.security.routes import ANYTHING
 
 ROLES = ("anonymous", "member", "neighbour", "stranger", "staff")
 
@@ -27,7 +28,7 @@ class World:
     other: RegisteredModel
     users: dict[str, User]
     assignment: Assignment
-    #: What belongs into the addresses of `model`. Whoever adds a route with another part adds it here.
+    #: What belongs into the addresses of `model`.
     parts: dict[str, Any]
 
     def client(self, role: str, **options: Any) -> Client:
@@ -68,12 +69,5 @@ def build() -> World:
     token, _ = accounts.token_create(
         user=users["member"], name="laptop", days=1, is_read_only=False, now=timezone.now()
     )
-    parts = {
-        "slug": model.slug,
-        "number": 1,
-        "uuid": assignment.uuid,
-        "name": "champion",
-        "key": token.token_key,
-        "rest": "v1/nowhere/",
-    }
+    parts = ANYTHING | {"slug": model.slug, "uuid": assignment.uuid, "key": token.token_key}
     return World(model=model, other=other, users=users, assignment=assignment, parts=parts)
