@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from django.contrib import admin
-from django.urls import include, path
+from django.urls import include, path, re_path
 from drf_spectacular.renderers import OpenApiJsonRenderer2
 from drf_spectacular.views import SpectacularAPIView
 
@@ -26,6 +26,7 @@ urlpatterns = [
     path("api/v1/", include("annotate.api.urls")),
     path("api/v1/", include("training.api.urls")),
     path("api/v1/", include("pairloop.pages.api.urls")),
-    path("api/<path:rest>", api_missing, name="api-missing"),
+    # A newline, too: whatever else is below this is answered in JSON.
+    re_path(r"^api/(?P<rest>(?s:.*))$", api_missing, name="api-missing"),
     path("admin/", admin.site.urls),
 ]

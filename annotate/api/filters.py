@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from django.db.models import Q, QuerySet
-from django_filters import CharFilter, ChoiceFilter, NumberFilter, OrderingFilter
+from django_filters import CharFilter, ChoiceFilter, OrderingFilter
 from django_filters.rest_framework import FilterSet
 from drf_spectacular.utils import OpenApiParameter
 from rest_framework.exceptions import ValidationError
 
 from annotate import triples
 from annotate.models import Judgement, Pair, Prompt, Split, Verdict
-from pairloop.lib.api import Request, query_check
+from pairloop.lib.api import Request, number_filter, query_check
 
 #: What the database's columns hold.
 MOST_ID = 2**63 - 1
@@ -42,9 +42,7 @@ class JudgementFilter(FilterSet):  # type: ignore[misc]
 
     verdict = ChoiceFilter(choices=Verdict.choices)
     labeler = CharFilter(field_name="assignment__labeler__username", max_length=150)
-    since = NumberFilter(
-        field_name="id", lookup_expr="gt", min_value=0, max_value=MOST_ID, decimal_places=0
-    )
+    since = number_filter(most=MOST_ID, field_name="id", lookup_expr="gt")
     ordering = OrderingFilter(fields=["id"])
 
     class Meta:
@@ -57,11 +55,9 @@ class JudgementFilter(FilterSet):  # type: ignore[misc]
 class TripleFilter(FilterSet):  # type: ignore[misc]
     """Pairs that make a triple."""
 
-    since = NumberFilter(method="judged_since", min_value=0, max_value=MOST_ID, decimal_places=0)
+    since = number_filter(most=MOST_ID, method="judged_since")
     tag = CharFilter(method="tagged", max_length=50)
-    version = NumberFilter(
-        method="written_by", min_value=0, max_value=MOST_NUMBER, decimal_places=0
-    )
+    version = number_filter(most=MOST_NUMBER, method="written_by")
 
     class Meta:
         """Nothing but the above."""

@@ -13,10 +13,10 @@ from django.http import Http404, HttpResponseBase, StreamingHttpResponse
 from django.utils import timezone
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
-from rest_framework import status
+from rest_framework import request, status
 from rest_framework.exceptions import ParseError, ValidationError
 from rest_framework.parsers import BaseParser, JSONParser
-from rest_framework.renderers import JSONRenderer
+from rest_framework.renderers import BaseRenderer, JSONRenderer
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
@@ -168,11 +168,18 @@ class TriplesView(APIView):
         triple's `judgements` to ask for what came after.
         """
         model = model_for(request.user, slug)
-        pairs = triple_pairs(request, triples.triple_pairs(model=model), others=["ties", "keys"])
+        pairs = triple_pairs(request, triples.triple_pairs(model=model), others=["format", "ties", "keys"])
         asked = TriplesIn(data=request.query_params)
         asked.is_valid(raise_exception=True)
         lines = _lines(pairs, **asked.validated_data)
         return StreamingHttpResponse(lines, content_type=JSONLRenderer.media_type)
+
+    def perform_content_negotiation(
+        self, request: request.Request, force: bool = False
+    ) -> tuple[BaseRenderer, str]:
+        """Answer refusals in JSON; the lines are streamed past the renderers."""
+        super().perform_content_negotiation(request, force)
+        return JSONRenderer(), JSONRenderer.media_type
 
 
 def _numbered(request: Request) -> Iterable[tuple[int, Any]]:

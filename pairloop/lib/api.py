@@ -7,7 +7,9 @@ from typing import Any
 
 from django.contrib.auth.models import User
 from django.db.models import QuerySet
+from django_filters import NumberFilter
 from django_filters.rest_framework import DjangoFilterBackend, FilterSet
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import request, status
 from rest_framework.exceptions import APIException, PermissionDenied, Throttled, ValidationError
 from rest_framework.generics import GenericAPIView
@@ -81,6 +83,14 @@ class Filters(DjangoFilterBackend):  # type: ignore[misc]
         query_check(request, known=[*offered, Page.page_query_param, Page.page_size_query_param])
         filtered: QuerySet[Any] = super().filter_queryset(request, queryset, view)
         return filtered
+
+
+def number_filter(*, most: int, **how: Any) -> NumberFilter:
+    """Return a filter by a whole number from 0, which says so in the API's description."""
+    found = NumberFilter(min_value=0, max_value=most, decimal_places=0, **how)
+    bounds = {"type": "integer", "minimum": 0, "maximum": most}
+    described: NumberFilter = extend_schema_field(bounds)(found)
+    return described
 
 
 class ListView(GenericAPIView[Any]):

@@ -25,6 +25,9 @@ ERROR = {
     "required": ["detail", "code"],
 }
 
+#: Marks a serializer that refuses fields it does not know: @extend_schema_serializer(extensions={STRICT: True}).
+STRICT = "x-strict"
+
 
 class Schema(AutoSchema):
     """Takes the first line of a method's docstring as title, and what the address is about as tag."""
@@ -44,16 +47,23 @@ class Schema(AutoSchema):
 
 
 def refusals_add(result: dict[str, Any], **_others: Any) -> dict[str, Any]:
-    """Describe the refusals of every call in one shape."""
+    """Describe the refusals of every call in one shape, and what drf-spectacular leaves open about bodies."""
     result.setdefault("components", {}).setdefault("schemas", {})["Error"] = ERROR
-    for path, calls in result["paths"].items():
+    for calls in result["paths"].values():
         for method, call in calls.items():
-            for status in _refusals(path, method, call):
+            for status in _refusals(method, call):
                 call["responses"].setdefault(status, _refusal(status))
+            for sent in call.get("requestBody", {}).get("content", {}).values():
+                # An empty body is no list.
+                if sent["schema"].get("type") == "array":
+                    call["requestBody"]["required"] = True
+    for shape in result["components"]["schemas"].values():
+        if shape.pop(STRICT, False):
+            shape["additionalProperties"] = False
     return result
 
 
-def _refusals(path: str, method: str, call: dict[str, Any]) -> list[str]:
+def _refusals(method: str, call: dict[str, Any]) -> list[str]:
     found = ["401", "404", "429"]
     if method.upper() not in SAFE_METHODS:
         found += ["400", "403", "409"]

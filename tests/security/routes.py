@@ -83,6 +83,7 @@ def _walk(patterns: list[URLPattern | URLResolver], before: str) -> Iterator[Rou
             yield Route(
                 name=pattern.name or path,
                 path=path,
-                kwargs=frozenset(pattern.pattern.converters),
+                kwargs=frozenset(pattern.pattern.converters)
+                | frozenset(pattern.pattern.regex.groupindex),
                 view=inspect.unwrap(pattern.callback, stop=lambda view: hasattr(view, "cls")),
             )

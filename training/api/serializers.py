@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from drf_spectacular.utils import extend_schema_serializer
 from rest_framework import serializers
 
+from pairloop.lib.schema import STRICT
 from training.models import Reference, Round
 
 
+@extend_schema_serializer(extensions={STRICT: True})
 class RoundIn(serializers.Serializer[None]):
     """One round's wishes; what is left out is taken from the model's policy."""
 
