@@ -19,14 +19,6 @@ class MessageOut(serializers.Serializer[Any]):
     content = serializers.CharField(allow_blank=True)
 
 
-class PromptIn(serializers.Serializer[Any]):
-    """A prompt to import: `prompt`, or `messages` that end with the user's. For the API's description."""
-
-    prompt = serializers.CharField(required=False)
-    messages = MessageOut(many=True, required=False)
-    tags = serializers.ListField(child=serializers.CharField(max_length=50), required=False)
-
-
 class RejectedLineOut(serializers.Serializer[Any]):
     """A line that was left out of an import, and why."""
 

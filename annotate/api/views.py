@@ -31,7 +31,6 @@ from annotate.api.serializers import (
     AssignmentOut,
     JudgementIn,
     JudgementOut,
-    PromptIn,
     PromptOut,
     PromptsImportOut,
     StandingOut,
@@ -66,6 +65,22 @@ class JSONLParser(BaseParser):
             raise ParseError("The body is not UTF-8 text.") from error
 
 
+#: For the API's description. Lines are not described further: bad ones are reported, not refused.
+PROMPTS_IN = {
+    "type": "array",
+    "items": {},
+    "example": [
+        {"prompt": "Name three primes.", "tags": ["maths"]},
+        {
+            "messages": [
+                {"role": "system", "content": "Be brief."},
+                {"role": "user", "content": "Hi!"},
+            ]
+        },
+    ],
+}
+
+
 class PromptsView(ListView):
     """The prompts of a model."""
 
@@ -81,7 +96,7 @@ class PromptsView(ListView):
 
     @extend_schema(
         request={
-            JSONParser.media_type: PromptIn(many=True),
+            JSONParser.media_type: PROMPTS_IN,
             JSONLParser.media_type: OpenApiTypes.STR,
         },
         responses=PromptsImportOut,
@@ -168,7 +183,9 @@ class TriplesView(APIView):
         triple's `judgements` to ask for what came after.
         """
         model = model_for(request.user, slug)
-        pairs = triple_pairs(request, triples.triple_pairs(model=model), others=["format", "ties", "keys"])
+        pairs = triple_pairs(
+            request, triples.triple_pairs(model=model), others=["format", "ties", "keys"]
+        )
         asked = TriplesIn(data=request.query_params)
         asked.is_valid(raise_exception=True)
         lines = _lines(pairs, **asked.validated_data)

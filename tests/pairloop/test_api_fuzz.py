@@ -21,7 +21,7 @@ from pairloop.wsgi import application
 from tests.security.world import World, build
 
 pytestmark = [pytest.mark.django_db, pytest.mark.slow, pytest.mark.timeout(120)]
-EXAMPLES = 8
+EXAMPLES = 10
 
 
 def operations() -> list[APIOperation[Any, Any, Any, Any]]:
