@@ -50,7 +50,9 @@ def test_the_documentation_draws_itself_and_can_be_tried(
     page.get_by_role("button", name="Execute").click()
 
     # Which shows that the session's CSRF token went along.
-    expect(page.locator(".live-responses-table .response .response-col_status").first).to_contain_text("201")
+    expect(
+        page.locator(".live-responses-table .response .response-col_status").first
+    ).to_contain_text("201")
 
 
 @pytest.mark.parametrize("path", ["account/", "api/v1/docs/"])

@@ -71,6 +71,25 @@ class TestVersions:
         assert (base["number"], base["parent"]) == (0, None)
         assert base["aliases"] == ["champion", "sampler"]
 
+    @pytest.mark.parametrize(
+        ("query", "numbers"),
+        [
+            ({"state": "registered"}, [1]),
+            ({"kind": "base"}, [0]),
+            ({"kind": "base", "state": "registered"}, []),
+            ({"ordering": "number"}, [0, 1]),
+            ({"page_size": "1", "page": "2"}, [0]),
+        ],
+    )
+    def test_are_filtered(
+        self, admin: Client, version: ModelVersion, query: dict[str, str], numbers: list[int]
+    ) -> None:
+        ModelVersion.objects.filter(pk=version.pk).update(state="registered")
+
+        told = admin.get("/api/v1/models/demo/versions/", query).json()["results"]
+
+        assert [one["number"] for one in told] == numbers
+
     def test_tell_metrics_and_card_one_by_one(self, admin: Client, version: ModelVersion) -> None:
         one = admin.get("/api/v1/models/demo/versions/1/").json()
 
