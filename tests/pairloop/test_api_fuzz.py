@@ -18,10 +18,14 @@ from schemathesis.schemas import APIOperation
 
 from pairloop.accounts import actions
 from pairloop.wsgi import application
+from tests.security.routes import routes
 from tests.security.world import World, build
 
 pytestmark = [pytest.mark.django_db, pytest.mark.slow, pytest.mark.timeout(120)]
 EXAMPLES = 10
+#: OpenAPI has no words for "no NUL" and "not only blanks", so what it calls good may still be refused.
+BEYOND_ITS_WORDS = schemathesis.checks.positive_data_acceptance
+ROUTES = [route for route in routes() if route.is_api]
 
 
 def operations() -> list[APIOperation[Any, Any, Any, Any]]:
@@ -52,6 +56,8 @@ def test_keeps_to_its_description(
     _, secret = actions.token_create(
         user=world.users[role], name="fuzz", days=1, is_read_only=False, now=timezone.now()
     )
+    (route,) = [route for route in ROUTES if route.template == operation.path]
+    parts = world.parts | world.named.get(route.name, {})
     modes = [GenerationMode.POSITIVE, GenerationMode.NEGATIVE]
     cases = st.one_of([operation.as_strategy(generation_mode=mode) for mode in modes])
 
@@ -67,9 +73,11 @@ def test_keeps_to_its_description(
     def check(case: schemathesis.Case, is_real: bool) -> None:
         if is_real:
             # Without names of what is there, it would see nothing but 404.
-            case.path_parameters = {name: str(world.parts[name]) for name in case.path_parameters}
+            case.path_parameters = {name: str(parts[name]) for name in case.path_parameters}
         with transaction.atomic():
-            case.call_and_validate(headers={"Authorization": f"Token {secret}"})
+            case.call_and_validate(
+                headers={"Authorization": f"Token {secret}"}, excluded_checks=[BEYOND_ITS_WORDS]
+            )
             transaction.set_rollback(True)
 
     check()

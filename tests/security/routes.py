@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -41,7 +42,7 @@ class Route:
     @property
     def is_api(self) -> bool:
         """Whether it answers in JSON."""
-        return self.path.startswith("api/") and self.name != "api-docs"
+        return self.name.startswith("api-") and self.name != "api-docs"
 
     @property
     def methods(self) -> list[str]:
@@ -53,6 +54,11 @@ class Route:
     def url(self, values: Mapping[str, Any]) -> str:
         """Return the address with what belongs into it."""
         return reverse(self.name, kwargs={name: values[name] for name in self.kwargs})
+
+    @property
+    def template(self) -> str:
+        """The address as OpenAPI writes it."""
+        return "/" + re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", self.path)
 
     def __str__(self) -> str:
         """Return the name, for pytest."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -15,7 +14,7 @@ from annotate.models import Assignment
 from models_registry.models import RegisteredModel
 from pairloop.accounts import actions as accounts
 from tests import factories
-from tests.security.routes import ANYTHING
+from tests.security.routes import ANYTHING, Route
 
 ROLES = ("anonymous", "member", "neighbour", "stranger", "staff")
 
@@ -28,8 +27,9 @@ class World:
     other: RegisteredModel
     users: dict[str, User]
     assignment: Assignment
-    #: What belongs into the addresses of `model`.
+    #: What belongs into the addresses of `model`, and where a route means something else by the same word.
     parts: dict[str, Any]
+    named: dict[str, dict[str, Any]]
 
     def client(self, role: str, **options: Any) -> Client:
         """Return a browser in which somebody is logged in."""
@@ -38,10 +38,9 @@ class World:
             client.force_login(self.users[role])
         return client
 
-    @property
-    def foreign_parts(self) -> Mapping[str, Any]:
-        """The parts, with numbers that only the other model has."""
-        return self.parts | {"number": 2}
+    def url(self, route: Route, **others: Any) -> str:
+        """Return where a route leads to what there is."""
+        return route.url(self.parts | self.named.get(route.name, {}) | others)
 
 
 def build() -> World:
@@ -70,4 +69,9 @@ def build() -> World:
         user=users["member"], name="laptop", days=1, is_read_only=False, now=timezone.now()
     )
     parts = ANYTHING | {"slug": model.slug, "uuid": assignment.uuid, "key": token.token_key}
-    return World(model=model, other=other, users=users, assignment=assignment, parts=parts)
+    play = factories.PlayFactory(model=model, asked_by=users["staff"])
+    plays = ("play", "play-pick", "api-play", "api-play-pick")
+    named = {name: {"uuid": play.uuid} for name in plays}
+    return World(
+        model=model, other=other, users=users, assignment=assignment, parts=parts, named=named
+    )
