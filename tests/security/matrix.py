@@ -42,10 +42,13 @@ MATRIX = {
     "healthz": PUBLIC,
     "readyz": PUBLIC,
     "api-missing": NOWHERE,
+    # Says that the link is no longer good, or asks for a new password: whoever has a link may.
+    "person-link": PUBLIC,
     # Staff and labelers alike, each for themselves.
     "home": ALL,
     "logout": ALL,
     "account": ALL,
+    "password_change": ALL,
     # Says the same to whoever has no such token; test_s17_tokens looks that it stays.
     "token-revoke": ALL,
     "api-docs": ALL,
@@ -64,13 +67,16 @@ MATRIX = {
     # Staff.
     "admin-login": (LOGIN, MISSING, MISSING, MISSING, MISSING),
     "rounds": STAFF,
-    "rounds-trigger": STAFF,
     "round": STAFF,
     "round-cancel": STAFF,
     "versions": STAFF,
     "versions-rollback": STAFF,
     "version": STAFF,
     "version-promote": STAFF,
+    "people": STAFF,
+    "person-change": STAFF,
+    "settings": STAFF,
+    "settings-group": STAFF,
     "playground": STAFF,
     "play": STAFF,
     "play-pick": STAFF,

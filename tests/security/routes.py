@@ -22,6 +22,10 @@ ANYTHING: dict[str, Any] = {
     "name": "champion",
     "key": "pl_nothing",
     "rest": "v1/nowhere/",
+    "pk": 0,
+    "change": "add",
+    "uidb64": "MA",
+    "token": "nothing",
 }
 
 

@@ -6,13 +6,14 @@ import pytest
 from django.test import Client
 
 from tests.factories import UserFactory
+from tests.security.matrix import MATRIX, PUBLIC
 from tests.security.routes import ANYTHING, Route, routes
 
 API = [route for route in routes() if route.api_class is not None]
 PAGES = [
     route
     for route in routes()
-    if not route.is_api and route.name not in {"login", "admin-login", "healthz", "readyz"}
+    if not route.is_api and MATRIX[route.name] is not PUBLIC and route.name != "admin-login"
 ]
 
 

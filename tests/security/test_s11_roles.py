@@ -12,7 +12,7 @@ from tests.security.world import World
 #: All that is open to labelers; whatever else there is, is for staff. Widen it only with a reason.
 FOR_LABELERS = {
     "login", "logout", "healthz", "readyz", "home", "account", "token-revoke", "judge", "judgement",
-    "judgement_undo", "api-missing", "api-docs", "api-schema", "api-tokens", "api-token", "api-models",
+    "judgement_undo", "api-missing", "password_change", "person-link", "api-docs", "api-schema", "api-tokens", "api-token", "api-models",
     "api-model", "api-assignments", "api-judgement", "admin-login",
 }  # fmt: skip
 

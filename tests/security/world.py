@@ -71,7 +71,10 @@ def build() -> World:
     parts = ANYTHING | {"slug": model.slug, "uuid": assignment.uuid, "key": token.token_key}
     play = factories.PlayFactory(model=model, asked_by=users["staff"])
     plays = ("play", "play-pick", "api-play", "api-play-pick")
-    named = {name: {"uuid": play.uuid} for name in plays}
+    named = {name: {"uuid": play.uuid} for name in plays} | {
+        "person-change": {"pk": users["member"].pk},
+        "settings-group": {"key": "judging"},
+    }
     return World(
         model=model, other=other, users=users, assignment=assignment, parts=parts, named=named
     )
