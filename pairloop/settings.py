@@ -153,6 +153,10 @@ STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},
 }
+# whitenoise's own, and the maps of Swagger UI's scripts, which only a debugger asks for.
+WHITENOISE_SKIP_COMPRESS_EXTENSIONS = [
+    "jpg", "jpeg", "png", "gif", "webp", "zip", "gz", "tgz", "bz2", "tbz", "xz", "br", "woff", "woff2", "map",
+]  # fmt: skip
 
 LANGUAGE_CODE = "en-us"
 TIME_ZONE = env_text("PAIRLOOP_TIME_ZONE", "UTC")
