@@ -5,19 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from django import forms
-from django.conf import settings
 from django.contrib.auth.forms import AuthenticationForm
-from django.http import HttpRequest
 
 from pairloop.accounts import actions
-
-
-def address_of(request: HttpRequest) -> str:
-    """Return where a request comes from; what a proxy says counts only when there is one."""
-    if settings.HTTPS and (told := request.headers.get("X-Forwarded-For")):
-        # The last one is what our own proxy saw; those before it are anybody's claim.
-        return told.rsplit(",", 1)[-1].strip()[:64]
-    return str(request.META.get("REMOTE_ADDR", ""))[:64]
+from pairloop.lib.http import client_address
 
 
 class LoginForm(AuthenticationForm):
@@ -35,7 +26,7 @@ class LoginForm(AuthenticationForm):
         name, password = self.cleaned_data.get("username"), self.cleaned_data.get("password")
         if not name or not password or self.request is None:
             return super().clean()
-        address = address_of(self.request)
+        address = client_address(self.request)
         try:
             actions.login_try(name=name, address=address)
         except actions.TooManyLogins as refused:
