@@ -25,6 +25,8 @@ ERROR = {
     "required": ["detail", "code"],
 }
 
+#: For a GET that may be refused with 409; calls that change something have it anyway.
+REFUSED = {"$ref": "#/components/schemas/Error"}
 #: Marks a serializer that refuses fields it does not know: @extend_schema_serializer(extensions={STRICT: True}).
 STRICT = "x-strict"
 

@@ -73,6 +73,10 @@ MATRIX = {
     "versions-rollback": STAFF,
     "version": STAFF,
     "version-promote": STAFF,
+    "version-triples": STAFF,
+    "version-card": STAFF,
+    "version-adapter": STAFF,
+    "pair": STAFF,
     "people": STAFF,
     "person-change": STAFF,
     "settings": STAFF,
@@ -91,5 +95,7 @@ MATRIX = {
     "api-round-cancel": API_STAFF,
     "api-versions": API_STAFF,
     "api-version": API_STAFF,
+    "api-version-card": API_STAFF,
+    "api-version-adapter": API_STAFF,
     "api-alias": API_STAFF,
 }

@@ -10,7 +10,7 @@ from django.contrib.auth.models import User
 from django.test import Client
 from django.utils import timezone
 
-from annotate.models import Assignment
+from annotate.models import Assignment, Pair
 from models_registry.models import RegisteredModel
 from pairloop.accounts import actions as accounts
 from tests import factories
@@ -30,6 +30,8 @@ class World:
     #: What belongs into the addresses of `model`, and where a route means something else by the same word.
     parts: dict[str, Any]
     named: dict[str, dict[str, Any]]
+    #: The same of numbers that only the other model has; 2 where nothing is said.
+    foreign: dict[str, int]
 
     def client(self, role: str, **options: Any) -> Client:
         """Return a browser in which somebody is logged in."""
@@ -74,7 +76,15 @@ def build() -> World:
     named = {name: {"uuid": play.uuid} for name in plays} | {
         "person-change": {"pk": users["member"].pk},
         "settings-group": {"key": "judging"},
+        "pair": {"number": assignment.pair_id},
     }
+    foreign = {"pair": Pair.objects.filter(prompt__model=other).latest("pk").pk}
     return World(
-        model=model, other=other, users=users, assignment=assignment, parts=parts, named=named
+        model=model,
+        other=other,
+        users=users,
+        assignment=assignment,
+        parts=parts,
+        named=named,
+        foreign=foreign,
     )

@@ -17,6 +17,7 @@ from models_registry import queries as registered
 from models_registry.lookup import model_for
 from models_registry.models import ModelVersion
 from pairloop.lib.api import ListView, Request
+from pairloop.lib.schema import REFUSED
 from training import actions, queries
 from training.api.filters import RoundFilter
 from training.api.serializers import RoundIn, RoundOut, StartedOut
@@ -102,7 +103,12 @@ class VersionAdapter(APIView):
 
     content_negotiation_class = FileOrJSON
 
-    @extend_schema(responses={(200, "application/zip"): OpenApiTypes.BINARY})
+    @extend_schema(
+        responses={
+            (200, "application/zip"): OpenApiTypes.BINARY,
+            (409, "application/json"): REFUSED,
+        }
+    )
     def get(self, request: Request, slug: str, number: int) -> StreamingHttpResponse:
         """Stream a version's PEFT folder as a zip, once its files were found to be what was registered."""
         return adapter_file(_version_for(request, slug, number))
