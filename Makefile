@@ -2,7 +2,7 @@
 # The engine on a CPU needs Python 3.11 exactly.
 PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
 
-.PHONY: help run test check loop lock clean
+.PHONY: help run test check loop bench-import lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -10,6 +10,7 @@ help:
 	@echo 'make test   set up what is missing, then pass every test, Chromium and a real vLLM included'
 	@echo 'make check  static checks and unit tests, about two minutes'
 	@echo 'make loop   one turn of the wheel with everything real, about eight minutes'
+	@echo 'make bench-import [ROWS=100000]   time and memory of importing preference pairs, about two minutes'
 	@echo 'make lock   write requirements/*.txt anew from pyproject.toml'
 	@echo 'make clean  delete environments and caches; keeps var/, so no data is lost'
 	@echo 'Another Python: make run PYTHON=python3.11'
@@ -29,6 +30,10 @@ check:
 loop:
 	@$(PYTHON) -m pairloop.up.environments check ml
 	@exec .venv/bin/python -m tests.loop
+
+bench-import:
+	@$(PYTHON) -m pairloop.up.environments check
+	@exec .venv/bin/python benchmarks/bench_import.py $(ROWS)
 
 lock:
 	@$(PYTHON) -m pairloop.up.environments check

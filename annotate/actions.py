@@ -31,9 +31,10 @@ from annotate.models import (
     Split,
     Verdict,
 )
+from models_registry import actions as versions
 from models_registry import queries as registry
 from models_registry.engine.types import Engine, EngineError, EngineRejected, Sampled, Sampling
-from models_registry.models import Alias, ModelVersion, RegisteredModel
+from models_registry.models import Alias, ModelVersion, Outcome, RegisteredModel
 from pairloop.lib import edits, jobs
 from pairloop.lib.errors import Refused
 
@@ -75,15 +76,25 @@ class ImportReport:
 
 
 @transaction.atomic
-def prompts_import(*, model: RegisteredModel, lines: Iterable[tuple[int, Any]]) -> ImportReport:
-    """Store the good lines and report the bad ones by number; the hash decides each prompt's split."""
+def prompts_import(
+    *,
+    model: RegisteredModel,
+    lines: Iterable[prompts.Numbered],
+    tags: Sequence[str] = (),
+    system: str = "",
+) -> ImportReport:
+    """Store the good lines and report the bad ones by number; the hash decides each prompt's split.
+
+    Every prompt gets the tags; one without a system message gets this one.
+    """
     share = queries.policy_of(model).holdout_share
     report = ImportReport()
+    jobs.in_turn(queries.import_turn(model))
     known = set(Prompt.objects.filter(model=model).values_list("sha256", flat=True))
     new: list[Prompt] = []
     for number, raw in lines:
         try:
-            line = prompts.parse(raw)
+            line = prompts.parse(raw, tags=tags, system=system)
         except prompts.PromptRefused as refused:
             report.rejected.append((number, str(refused)))
             continue
@@ -96,8 +107,7 @@ def prompts_import(*, model: RegisteredModel, lines: Iterable[tuple[int, Any]]) 
         new.append(
             Prompt(model=model, messages=line.messages, sha256=sha256, split=split, tags=line.tags)
         )
-    # Somebody else may have imported the same prompt since we looked.
-    Prompt.objects.bulk_create(new, batch_size=1000, ignore_conflicts=True)
+    Prompt.objects.bulk_create(new, batch_size=1000)
     report.created = len(new)
     return report
 
@@ -458,6 +468,7 @@ def judgement_record(
         is_late=now > locked.expires_at,
         judged_at=now,
     )
+    _outcome_record(assignment, judgement)
     _lease_close(locked, now=now)
     return judgement, True
 
@@ -481,6 +492,8 @@ def judgement_undo(*, assignment: Assignment, now: datetime) -> None:
         guidelines_version=policy.guidelines_version,
         judged_at=now,
     )
+    if locked.pair.comparison_id:
+        versions.outcome_withdraw(source=locked.uuid, now=now)
     _lease_reopen(locked, until=now + timedelta(minutes=policy.lease_minutes))
 
 
@@ -522,6 +535,34 @@ def _lease_reopen(lease: Assignment, *, until: datetime) -> None:
         },
     )  # fmt: skip
     QueueEntry.objects.filter(pk=entry.pk).update(leased=F("leased") + 1, wanted=F("wanted") + 1)
+
+
+#: What a comparison makes of verdicts that prefer neither; one who cannot judge says nothing about it.
+UNDECIDED = {Verdict.TIE: Outcome.Kind.TIE, Verdict.BOTH_BAD: Outcome.Kind.BOTH_BAD}
+
+
+def _outcome_record(assignment: Assignment, judgement: Judgement) -> None:
+    """Let a judgement of a comparison's pair count there."""
+    comparison = assignment.pair.comparison
+    if comparison is None or judgement.verdict == Verdict.CANNOT_JUDGE:
+        return
+    sides = {one.version_id: one for one in (assignment.left, assignment.right)}
+    candidate, incumbent = sides[comparison.candidate_id], sides[comparison.incumbent_id]
+    versions.outcome_record(
+        comparison=comparison,
+        source=assignment.uuid,
+        labeler=assignment.labeler,
+        kind=UNDECIDED.get(Verdict(judgement.verdict), Outcome.Kind.WIN),
+        winner=judgement.winner.version if judgement.winner else None,
+        judged=versions.Judged(
+            prompt_key=assignment.pair.prompt.sha256,
+            tags=assignment.pair.prompt.tags,
+            candidate_left=candidate == assignment.left,
+            candidate_tokens=len(candidate.completion_ids or ()),
+            incumbent_tokens=len(incumbent.completion_ids or ()),
+        ),
+        now=judgement.judged_at,
+    )
 
 
 def _winner(assignment: Assignment, verdict: str) -> Completion | None:

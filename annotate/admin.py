@@ -6,8 +6,11 @@ from django.contrib import admin
 
 from annotate.models import (
     Assignment,
+    ComparisonDrop,
     Completion,
     Drop,
+    Import,
+    ImportedPreference,
     Judgement,
     JudgingPolicy,
     Pair,
@@ -50,6 +53,22 @@ class PairAdmin(ReadOnlyAdmin):
     list_filter = ["purpose"]
 
 
+@admin.register(Import)
+class ImportAdmin(ReadOnlyAdmin):
+    """Files of preference pairs."""
+
+    list_display = ["pk", "model", "filename", "state", "created", "rejected_count", "created_at"]
+    list_filter = ["state"]
+    list_select_related = ["model"]
+
+
+@admin.register(ImportedPreference)
+class ImportedPreferenceAdmin(ReadOnlyAdmin):
+    """What files say."""
+
+    list_display = ["pair_id", "source_id", "line", "target"]
+
+
 @admin.register(QueueEntry)
 class QueueEntryAdmin(ReadOnlyAdmin):
     """Pairs that wait."""
@@ -80,3 +99,11 @@ class DropAdmin(ReadOnlyAdmin):
 
     list_display = ["version", "reason", "count"]
     list_select_related = ["version__model"]
+
+
+@admin.register(ComparisonDrop)
+class ComparisonDropAdmin(ReadOnlyAdmin):
+    """Prompts that comparisons go without."""
+
+    list_display = ["comparison_id", "prompt_id", "reason"]
+    list_filter = ["reason"]

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from django import forms
+import re
+from collections.abc import Iterable
+from typing import Any
 
-from annotate.models import Verdict
+from django import forms
+from django.conf import settings
+from django.core.files.uploadedfile import UploadedFile
+from django.utils.datastructures import MultiValueDict
+
+from annotate import exports, prompts
+from annotate.models import Split, Verdict
+from annotate.queries import PromptFilter
 
 #: What the database's column holds.
 MOST_MS = 2**31 - 1
@@ -30,3 +39,134 @@ class JudgementForm(forms.Form):
             if value.isascii() and value.isdigit() and len(value) < 15
             else 0
         )
+
+
+class PromptsImportForm(forms.Form):
+    """Prompts as they are typed, or a file of them."""
+
+    text = forms.CharField(
+        label="Prompts, one a line",
+        required=False,
+        max_length=2_000_000,
+        strip=False,
+        error_messages={"max_length": "That is more than a form should carry. Put it into a file."},
+        widget=forms.Textarea(attrs={"class": "input data-text", "rows": 6, "dir": "auto"}),
+    )
+    file = forms.FileField(
+        label="Or a file: JSONL, CSV, JSON or text",
+        required=False,
+        allow_empty_file=True,
+        widget=forms.FileInput(attrs={"class": "input", "accept": ",".join(prompts.READERS)}),
+    )
+    tags = forms.CharField(
+        label="Tags for all of them",
+        required=False,
+        max_length=1000,
+        help_text="Separated by commas.",
+        widget=forms.TextInput(attrs={"class": "input"}),
+    )
+    system = forms.CharField(
+        label="System message for those that have none",
+        required=False,
+        max_length=10_000,
+        widget=forms.Textarea(attrs={"class": "input data-text", "rows": 2, "dir": "auto"}),
+    )
+
+    def clean_tags(self) -> list[str]:
+        """Return the tags as a list."""
+        parts = re.split("[,;]", self.cleaned_data["tags"])
+        try:
+            return prompts.tags_of([part for part in parts if part.strip()])
+        except prompts.PromptRefused as refused:
+            raise forms.ValidationError(str(refused)) from refused
+
+    def clean_file(self) -> UploadedFile[bytes] | None:
+        """Refuse what would not fit into memory."""
+        file: UploadedFile[bytes] | None = self.cleaned_data["file"]
+        most = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+        if file and (file.size or 0) > most:
+            raise forms.ValidationError(
+                f"A file of prompts may have at most {most // 1024**2} MiB here. Split it, or use"
+                " manage.py prompts_import, which takes any size."
+            )
+        return file
+
+    def clean(self) -> dict[str, Any]:
+        """Refuse both at once, and neither."""
+        cleaned = super().clean() or {}
+        has_text, has_file = bool(cleaned.get("text", "").strip()), bool(cleaned.get("file"))
+        if not self.errors and has_text == has_file:
+            self.add_error("text", "Type some prompts or choose a file; one of the two.")
+        return cleaned
+
+    def lines(self) -> Iterable[prompts.Numbered]:
+        """Return number and value of each prompt. Raises FileRefused."""
+        file = self.cleaned_data["file"]
+        if file:
+            return prompts.file_lines(file.name, file.read())
+        return prompts.pasted(self.cleaned_data["text"])
+
+
+class PromptFilterForm(forms.Form):
+    """Which prompts to show. What makes no sense is taken for nothing."""
+
+    text = forms.CharField(
+        label="Text",
+        required=False,
+        max_length=200,
+        widget=forms.TextInput(attrs={"class": "input", "type": "search"}),
+    )
+    split = forms.ChoiceField(
+        label="Use",
+        required=False,
+        choices=[("", "all"), (Split.TRAIN, "trained on"), (Split.HOLDOUT, "held out")],
+        widget=forms.Select(attrs={"class": "input"}),
+    )
+    tag = forms.ChoiceField(
+        label="Tag", required=False, widget=forms.Select(attrs={"class": "input"})
+    )
+    aside = forms.BooleanField(label="Set aside only", required=False)
+
+    def __init__(self, data: MultiValueDict[str, str], *, tags: list[str]) -> None:
+        """Offer the model's tags."""
+        super().__init__(data, auto_id="filter_%s")
+        tag = self.fields["tag"]
+        if isinstance(tag, forms.ChoiceField):
+            tag.choices = [("", "any"), *((name, name) for name in tags)]
+
+    def wanted(self) -> PromptFilter:
+        """Return what is asked for."""
+        self.full_clean()
+        return PromptFilter(
+            text=self.cleaned_data.get("text", "").replace("\x00", ""),
+            split=self.cleaned_data.get("split", ""),
+            tag=self.cleaned_data.get("tag", ""),
+            is_set_aside=self.cleaned_data.get("aside", False),
+        )
+
+
+class TriplesImportForm(forms.Form):
+    """A file of preference pairs. What is in it is for the import to say."""
+
+    file = forms.FileField(
+        # An empty one is refused by the import, in a sentence that says more.
+        allow_empty_file=True,
+        error_messages={"required": "Choose a file first: JSONL or Parquet."},
+        widget=forms.FileInput(attrs={"class": "input", "accept": ".jsonl,.json,.ndjson,.parquet"}),
+    )
+
+
+class TriplesFileForm(forms.Form):
+    """Which triples, in which form."""
+
+    format = forms.ChoiceField(
+        label="Format",
+        choices=[(exports.JSONL, "JSONL"), (exports.PARQUET, "Parquet")],
+        widget=forms.Select(attrs={"class": "input"}),
+    )
+    keys = forms.ChoiceField(
+        label="Names of the answers",
+        choices=[("chosen_rejected", "chosen, rejected"), ("good_bad", "good, bad")],
+        widget=forms.Select(attrs={"class": "input"}),
+    )
+    ties = forms.BooleanField(label="Ties too", required=False)

@@ -192,6 +192,9 @@ class Pair(models.Model):
         GOLD = "gold"
         REPEAT = "repeat"
 
+    #: The arm of pairs that nobody sampled.
+    IMPORTED = "import"
+
     prompt = models.ForeignKey(Prompt, models.PROTECT, related_name="pairs")
     prompt_split = models.CharField(max_length=8, choices=Split)
     first = models.ForeignKey(Completion, models.PROTECT, related_name="+")
@@ -200,7 +203,7 @@ class Pair(models.Model):
     comparison = models.ForeignKey(
         Comparison, models.PROTECT, null=True, blank=True, related_name="+"
     )
-    #: Why this prompt was chosen: "uniform", "weak", …
+    #: Why this prompt was chosen: "uniform", "weak", …; IMPORTED when it came with a file.
     arm = models.CharField(max_length=20, default="uniform")
     priority = models.IntegerField(default=0)
     created_at = models.DateTimeField(auto_now_add=True)
@@ -236,6 +239,130 @@ class Pair(models.Model):
     def __str__(self) -> str:
         """Return its number."""
         return f"pair {self.pk}"
+
+
+class Import(models.Model):
+    """A file of preference pairs on its way in. How far it is changes with what it stored, in one transaction.
+
+    State: QUEUED -> RUNNING -> DONE | FAILED.
+    """
+
+    class Format(models.TextChoices):
+        """What the file is."""
+
+        JSONL = "jsonl", "JSONL"
+        PARQUET = "parquet", "Parquet"
+
+    class State(models.TextChoices):
+        """How far it is."""
+
+        QUEUED = "queued"
+        RUNNING = "running"
+        DONE = "done"
+        FAILED = "failed"
+
+    OPEN = (State.QUEUED, State.RUNNING)
+
+    model = models.ForeignKey(RegisteredModel, models.PROTECT, related_name="imports")
+    #: Empty when it came from the command line.
+    started_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.PROTECT, null=True, blank=True, related_name="+"
+    )
+    filename = models.CharField(max_length=200)
+    format = models.CharField(max_length=8, choices=Format)
+    #: Of the file.
+    sha256 = models.CharField(max_length=64)
+    #: Name below settings.IMPORTS; empty when the file is deleted, which it is at the end.
+    path = models.CharField(max_length=100, blank=True)
+    state = models.CharField(max_length=8, choices=State, default=State.QUEUED)
+    #: Bytes of JSONL; rows of Parquet, 0 until they are counted.
+    total = models.PositiveBigIntegerField()
+    #: Of the total; where the next batch begins.
+    done = models.PositiveBigIntegerField(default=0)
+    #: Lines or rows read so far.
+    lines = models.PositiveBigIntegerField(default=0)
+    created = models.PositiveBigIntegerField(default=0)
+    duplicates = models.PositiveBigIntegerField(default=0)
+    #: Of those created: on held-out prompts, which measure and are never trained on.
+    held_out = models.PositiveBigIntegerField(default=0)
+    rejected_count = models.PositiveBigIntegerField(default=0)
+    #: The first ones: [[line number, reason as a sentence], …].
+    rejected = models.JSONField(default=list, blank=True)
+    #: Why it failed, as a sentence that says what to do.
+    failure = models.TextField(blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    ended_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        """Database rules."""
+
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(format__in=["jsonl", "parquet"]), name="import_format_known"
+            ),
+            models.CheckConstraint(
+                condition=Q(state__in=["queued", "running", "done"], failure="")
+                | (Q(state="failed") & ~Q(failure="")),
+                name="import_failed_says_why",
+            ),
+            models.CheckConstraint(
+                condition=Q(done__lte=F("total")), name="import_done_within_total"
+            ),
+        ]
+        indexes = [
+            models.Index(
+                fields=["id"], condition=Q(state__in=["queued", "running"]), name="import_open"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        """Return its number."""
+        return f"import {self.pk}"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will come of it."""
+        return self.state not in self.OPEN
+
+    @property
+    def progress(self) -> float:
+        """How far it is, from 0 to 1."""
+        return self.done / self.total if self.total else float(self.is_over)
+
+
+class ImportedPreference(models.Model):
+    """What a file says about a pair that came with it. It counts until somebody judges the pair."""
+
+    pair = models.OneToOneField(
+        Pair, models.PROTECT, primary_key=True, related_name="imported_preference"
+    )
+    model = models.ForeignKey(RegisteredModel, models.PROTECT, related_name="+")
+    source = models.ForeignKey(Import, models.PROTECT, related_name="preferences")
+    #: Number of the line or row in the file.
+    line = models.PositiveBigIntegerField()
+    preferred = models.ForeignKey(Completion, models.PROTECT, related_name="+")
+    #: Probability that the preferred one is the better one, from .5.
+    target = models.FloatField()
+    #: Of prompt and both answers as canonical JSON: the same line makes one pair, however often it comes.
+    sha256 = models.CharField(max_length=64)
+
+    class Meta:
+        """Database rules."""
+
+        constraints = [
+            models.UniqueConstraint(fields=["model", "sha256"], name="imported_preference_once"),
+            models.CheckConstraint(
+                condition=Q(target__gte=0.5, target__lte=1),
+                name="imported_preference_target_bounds",
+            ),
+            models.CheckConstraint(
+                condition=Q(sha256__regex=SHA256), name="imported_preference_has_hash"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        """Return where it came from."""
+        return f"line {self.line} of {self.source}"
 
 
 class QueueEntry(models.Model):
@@ -402,3 +529,39 @@ class Drop(models.Model):
     def __str__(self) -> str:
         """Return the count."""
         return f"{self.version}: {self.count} {self.reason}"
+
+
+class ComparisonDrop(models.Model):
+    """A held-out prompt that a comparison goes without: nobody has to judge two equal answers."""
+
+    class Reason(models.TextChoices):
+        """Why its answers make no pair."""
+
+        NEAR_IDENTICAL = "near_identical", "both answered the same"
+        TRUNCATED = "truncated", "an answer was cut off at the token limit"
+        EMPTY = "empty", "an answer was empty"
+        IDENTITY = "identity", "an answer tells which model wrote it"
+        USED = "used", "their answers were judged in an earlier comparison"
+
+    comparison = models.ForeignKey(Comparison, models.CASCADE, related_name="drops")
+    prompt = models.ForeignKey(Prompt, models.CASCADE, related_name="+")
+    reason = models.CharField(max_length=20, choices=Reason)
+
+    class Meta:
+        """Database rules."""
+
+        constraints = [
+            models.UniqueConstraint(
+                fields=["comparison", "prompt"], name="comparison_drop_once_per_prompt"
+            ),
+            models.CheckConstraint(
+                condition=Q(
+                    reason__in=["near_identical", "truncated", "empty", "identity", "used"]
+                ),
+                name="comparison_drop_reason_known",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        """Return which prompt is left out and why."""
+        return f"{self.prompt}: {self.reason}"

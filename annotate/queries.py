@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from django.conf import settings
 from django.contrib.auth.models import User
-from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet, Sum
+from django.db.models import Count, Exists, F, Func, OuterRef, Q, QuerySet, Sum
 
 from annotate.models import (
     Assignment,
+    ComparisonDrop,
     Completion,
     Drop,
+    Import,
     Judgement,
     JudgingPolicy,
     Pair,
@@ -25,11 +28,16 @@ from annotate.models import (
 )
 from models_registry import queries as registry
 from models_registry.engine.types import Sampling
-from models_registry.models import ModelVersion, RegisteredModel
+from models_registry.models import Comparison, ModelVersion, RegisteredModel
+from models_registry.stats.evidence import Evidence
 from pairloop.lib import jobs
 
 #: As long as so many pairs wait, none are written while a round trains.
 PAIRS_WHILE_TRAINING = 10
+#: Answers of each prompt as labelers would get them.
+ANSWERS = 3
+#: For each pair of a comparison, so many to train on should wait.
+COMPARED_SHARE = 3
 
 
 def policy_of(model: RegisteredModel) -> JudgingPolicy:
@@ -105,8 +113,8 @@ def recent_sides(labeler: User) -> list[bool]:
 
 
 def eval_pairs_are_due(*, model: RegisteredModel, policy: JudgingPolicy) -> bool:
-    """Return whether held-out pairs are below their share of a model's pairs."""
-    purposes = Pair.objects.filter(prompt__model=model).aggregate(
+    """Return whether held-out pairs are below their share of the pairs that were sampled for a model."""
+    purposes = _pairs_sampled(model).aggregate(
         evals=Count("pk", filter=Q(purpose=Pair.Purpose.EVAL)),
         trains=Count("pk", filter=Q(purpose=Pair.Purpose.TRAIN)),
     )
@@ -118,7 +126,8 @@ def queue_length(model: RegisteredModel, *, version: ModelVersion | None = None)
     """Return how many pairs wait for somebody to judge them, of all versions or of one."""
     waiting = QueueEntry.objects.filter(model=model, wanted__gt=F("leased"))
     if version:
-        waiting = waiting.filter(pair__first__version=version)
+        # A comparison's pairs are nobody's to train on.
+        waiting = waiting.filter(pair__first__version=version, pair__comparison=None)
     return waiting.count()
 
 
@@ -128,8 +137,12 @@ def top_up_can_wait(model: RegisteredModel) -> bool:
 
 
 def has_pairs(model: RegisteredModel) -> bool:
-    """Whether a pair was ever made for this model."""
-    return Pair.objects.filter(prompt__model=model).exists()
+    """Whether a pair was ever made for this model, so that somebody could judge it."""
+    return _pairs_sampled(model).exists()
+
+
+def _pairs_sampled(model: RegisteredModel) -> QuerySet[Pair, Pair]:
+    return Pair.objects.filter(prompt__model=model).exclude(arm=Pair.IMPORTED)
 
 
 def judgements_standing() -> QuerySet[Judgement, Judgement]:
@@ -180,8 +193,7 @@ def prompts_to_sample(
 
 def prompts_held_out(model: RegisteredModel, *, limit: int) -> list[Prompt]:
     """Return the same held-out prompts every time, as long as none is added; chosen by their hash."""
-    held_out = Prompt.objects.filter(model=model, split=Split.HOLDOUT, refusal="")
-    return list(held_out.order_by("sha256")[:limit])
+    return list(held_out(model).order_by("sha256")[:limit])
 
 
 def completions_of_evaluation(
@@ -202,6 +214,22 @@ def sampling_kept(sampling: Sampling) -> dict[str, Any]:
     drawn = asdict(sampling)
     del drawn["seed"]
     return drawn
+
+
+def sampling_as_judged(policy: JudgingPolicy) -> Sampling:
+    """Return how evaluations and comparisons draw answers as labelers would get them."""
+    return Sampling(
+        temperature=policy.temperature,
+        top_p=policy.top_p,
+        max_tokens=policy.max_tokens,
+        n=ANSWERS,
+        seed=0,
+    )
+
+
+def sampling_greedy(policy: JudgingPolicy) -> Sampling:
+    """Return how evaluations draw the likeliest answer, which shows best what changed."""
+    return replace(sampling_as_judged(policy), temperature=0.0, top_p=1.0, n=1)
 
 
 def evaluation_sampling(sampling: Sampling) -> dict[str, Any]:
@@ -230,6 +258,148 @@ def prompt_counts(model: RegisteredModel) -> dict[str, int]:
     return dict.fromkeys(Split.values, 0) | dict(rows)
 
 
+# --- Comparisons ---------------------------------------------------------------------------------------
+
+
+def held_out(model: RegisteredModel) -> QuerySet[Prompt, Prompt]:
+    """Select the held-out prompts that the engine does not refuse."""
+    return Prompt.objects.filter(model=model, split=Split.HOLDOUT, refusal="")
+
+
+def held_out_count(model: RegisteredModel) -> int:
+    """Return on how many prompts versions of a model can be compared."""
+    return held_out(model).count()
+
+
+def prompts_to_compare(comparison: Comparison) -> list[Prompt]:
+    """Return the next prompts of a comparison: as many as its budget and the queue have room for.
+
+    At most a third as many pairs wait as there should be to train on, or these would drown.
+    """
+    room = max(policy_of(comparison.model).queue_target // COMPARED_SHARE, 1)
+    waiting = QueueEntry.objects.filter(pair__comparison=comparison, wanted__gt=F("leased")).count()
+    limit = min(room - waiting, comparison.budget - _compared_count(comparison))
+    return list(_prompts_left(comparison)[: max(limit, 0)])
+
+
+def comparison_is_spent(comparison: Comparison) -> bool:
+    """Whether all prompts of a comparison are judged or left out, and no further one is to come."""
+    if QueueEntry.objects.filter(pair__comparison=comparison).exists():
+        return False
+    used = _compared_count(comparison)
+    return used >= comparison.budget or not _prompts_left(comparison).exists()
+
+
+def _compared_count(comparison: Comparison) -> int:
+    pairs = Pair.objects.filter(comparison=comparison).count()
+    return pairs + ComparisonDrop.objects.filter(comparison=comparison).count()
+
+
+def _prompts_left(comparison: Comparison) -> QuerySet[Prompt, Prompt]:
+    """Select the prompts that a comparison has not used, those of an evaluation first."""
+    paired = Pair.objects.filter(comparison=comparison, prompt=OuterRef("pk"))
+    left_out = ComparisonDrop.objects.filter(comparison=comparison, prompt=OuterRef("pk"))
+    unused = held_out(comparison.model).filter(~Exists(paired), ~Exists(left_out))
+    return unused.order_by("sha256")
+
+
+def pairs_known(ids: Sequence[Sequence[int]]) -> set[tuple[int, int]]:
+    """Return which of these ordered pairs of completion ids are pairs already."""
+    rows = Pair.objects.filter(
+        first__in=[one[0] for one in ids], second__in=[one[1] for one in ids]
+    )
+    return set(rows.values_list("first", "second"))
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonProgress:
+    """How far the labelers are with a comparison."""
+
+    judged: int
+    waiting: int
+    #: Reason in words -> prompts that were left out for it.
+    left_out: dict[str, int]
+
+    @property
+    def done(self) -> int:
+        """Prompts that nobody has to look at any more."""
+        return self.judged + self.left_out_count
+
+    @property
+    def left_out_count(self) -> int:
+        """Prompts that nobody has to judge."""
+        return sum(self.left_out.values())
+
+
+def comparison_progress(comparison: Comparison) -> ComparisonProgress:
+    """Count what was judged, what waits and what was left out. Three queries."""
+    waiting = QueueEntry.objects.filter(pair__comparison=comparison).count()
+    drops = (
+        ComparisonDrop.objects.filter(comparison=comparison)
+        .values_list("reason")
+        .annotate(Count("pk"))
+    )
+    return ComparisonProgress(
+        judged=Pair.objects.filter(comparison=comparison).count() - waiting,
+        waiting=waiting,
+        left_out={ComparisonDrop.Reason(reason).label: n for reason, n in drops.order_by("reason")},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonReport:
+    """A comparison, how far it is and what it proves."""
+
+    comparison: Comparison
+    progress: ComparisonProgress
+    evidence: Evidence
+
+
+def comparison_report(comparison: Comparison) -> ComparisonReport:
+    """Gather what is known about a comparison. Five queries."""
+    return ComparisonReport(
+        comparison=comparison,
+        progress=comparison_progress(comparison),
+        evidence=registry.comparison_evidence(comparison),
+    )
+
+
+def pairs_compared(one: ModelVersion, other: ModelVersion) -> list[Pair]:
+    """Return the pairs of all comparisons of two versions, the newest first, with prompt and answers."""
+    both = [one, other]
+    return list(
+        Pair.objects.select_related("prompt", "first", "second")
+        .filter(comparison__candidate__in=both, comparison__incumbent__in=both)
+        .order_by("-pk")
+    )
+
+
+def judgements_on(pairs: Sequence[Pair]) -> dict[int, list[Judgement]]:
+    """Return the standing judgements of pairs with who said it, by the pair's id, the oldest first."""
+    found: dict[int, list[Judgement]] = {}
+    rows = judgements_standing().select_related("assignment__labeler", "winner")
+    for judgement in rows.filter(assignment__pair__in=pairs).order_by("pk"):
+        found.setdefault(judgement.assignment.pair_id, []).append(judgement)
+    return found
+
+
+def prompts_unanswered(*, version: ModelVersion, sampling: Sampling) -> list[Prompt]:
+    """Return the prompts of an evaluation that a version has not answered with this sampling."""
+    prompts = prompts_held_out(version.model, limit=settings.EVALUATION_PROMPTS)
+    known = completions_of_evaluation(version=version, prompts=prompts, sampling=sampling)
+    return [prompt for prompt in prompts if prompt.pk not in known]
+
+
+def answers_lock(candidate: ModelVersion, incumbent: ModelVersion) -> str:
+    """Return the name under which the writing of two versions' answers waits in the queue."""
+    return f"answers-{candidate.pk}-{incumbent.pk}"
+
+
+def answers_are_coming(candidate: ModelVersion, incumbent: ModelVersion) -> bool:
+    """Whether the engine was asked to write what two versions' answers lack, and has not ended yet."""
+    return jobs.is_under_way(answers_lock(candidate, incumbent))
+
+
 @dataclass(frozen=True, slots=True)
 class DropCount:
     """How many completions of a model were not queued, for one reason."""
@@ -251,3 +421,90 @@ def drop_counts(model: RegisteredModel) -> list[DropCount]:
         DropCount(reason=row["reason"], label=Drop.Reason(row["reason"]).label, count=row["n"])
         for row in rows
     ]
+
+
+def import_lock(import_id: int) -> str:
+    """Return the name under which one worker at a time runs an import."""
+    return f"import-{import_id}"
+
+
+def import_turn(model: RegisteredModel) -> str:
+    """Return the name under which one transaction at a time imports into a model, prompts or pairs."""
+    return f"imports-of-{model.pk}"
+
+
+def imports_abandoned() -> list[int]:
+    """Return the imports that are not over and that nobody runs."""
+    open_ = Import.objects.filter(state__in=Import.OPEN).order_by("pk").values_list("pk", flat=True)
+    return [pk for pk in open_ if not jobs.is_done_by_somebody(import_lock(pk))]
+
+
+def import_of(*, model: RegisteredModel, import_id: int) -> Import:
+    """Return a model's import; raises Import.DoesNotExist."""
+    return Import.objects.select_related("model", "started_by").get(model=model, pk=import_id)
+
+
+def imports_of(model: RegisteredModel, *, limit: int) -> list[Import]:
+    """Return a model's newest imports, without the lines that they rejected."""
+    rows = Import.objects.filter(model=model).select_related("started_by").defer("rejected")
+    return list(rows.order_by("-pk")[:limit])
+
+
+@dataclass(frozen=True, slots=True)
+class PromptFilter:
+    """Which prompts to list."""
+
+    text: str = ""
+    split: str = ""
+    tag: str = ""
+    #: Only those that the engine refused.
+    is_set_aside: bool = False
+
+
+def prompts_matching(model: RegisteredModel, wanted: PromptFilter) -> QuerySet[Prompt, Prompt]:
+    """Select a model's prompts, the newest first."""
+    found = Prompt.objects.filter(model=model)
+    if wanted.text:
+        found = found.filter(**{"messages__-1__content__icontains": wanted.text})
+    if wanted.split:
+        found = found.filter(split=wanted.split)
+    if wanted.tag:
+        found = found.filter(tags__contains=[wanted.tag])
+    if wanted.is_set_aside:
+        found = found.exclude(refusal="")
+    return found.order_by("-pk")
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRow:
+    """A prompt, and what became of it."""
+
+    prompt: Prompt
+    pairs: int
+    judgements: int
+
+
+def prompt_rows(prompts: Sequence[Prompt]) -> list[PromptRow]:
+    """Return the prompts with the number of their pairs and standing judgements."""
+    pairs = Pair.objects.filter(prompt__in=prompts).values_list("prompt").annotate(n=Count("pk"))
+    judgements = (
+        judgements_standing()
+        .filter(assignment__pair__prompt__in=prompts)
+        .values_list("assignment__pair__prompt")
+        .annotate(n=Count("pk"))
+    )
+    of_pairs, of_judgements = dict(pairs), dict(judgements)
+    return [
+        PromptRow(prompt, of_pairs.get(prompt.pk, 0), of_judgements.get(prompt.pk, 0))
+        for prompt in prompts
+    ]
+
+
+def tags_of(model: RegisteredModel) -> list[str]:
+    """Return the tags of a model's prompts."""
+    tags = (
+        Prompt.objects.filter(model=model)
+        .exclude(tags=[])
+        .values_list(Func("tags", function="unnest"))
+    )
+    return sorted({tag for (tag,) in tags.distinct()})

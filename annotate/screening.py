@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from models_registry.engine.types import SampledCompletion
 
@@ -29,6 +30,20 @@ _IDENTITY = re.compile(
     rf"[^.!?\n]{{0,40}}\b(?:{_NAMES})\b",
     re.IGNORECASE,
 )
+
+
+class Written(Protocol):
+    """A completion, stored or not."""
+
+    @property
+    def text(self) -> str:
+        """What was written."""
+        ...
+
+    @property
+    def finish_reason(self) -> str:
+        """Why it ended."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +81,7 @@ def screen(
     return Screened(pairs=pairs, drops=drops)
 
 
-def unusable(completion: SampledCompletion) -> str:
+def unusable(completion: Written) -> str:
     """Return why a completion makes no pair, or an empty text."""
     if not completion.text.strip():
         return EMPTY

@@ -6,6 +6,7 @@ import logging
 import random
 
 from django.utils import timezone
+from procrastinate import JobContext
 from procrastinate.contrib.django import app
 
 from models_registry import queries as registry
@@ -41,10 +42,12 @@ def _top_up_from(url: str) -> None:
 
 
 def _top_up(model: RegisteredModel, engine: Engine) -> None:
-    from annotate import actions
+    from annotate import actions, comparisons
 
+    chance = random.SystemRandom()
     try:
-        done = actions.pairs_top_up(model=model, engine=engine, chance=random.SystemRandom())
+        done = actions.pairs_top_up(model=model, engine=engine, chance=chance)
+        comparisons.pairs_top_up(model=model, engine=engine, chance=chance)
     except EngineError as error:
         # The next tick tries again; a labeler sees the waiting page meanwhile.
         logger.warning("top-up of %s stopped: %s", model, error)
@@ -64,3 +67,48 @@ def leases_release(timestamp: int | None = None) -> None:
 
     for model in registry.models_ready():
         actions.leases_release(model=model, now=timezone.now())
+
+
+@app.task(queue="default", pass_context=True)
+def import_run(context: JobContext, import_id: int) -> None:
+    """Store a file's preference pairs, or what is left of them."""
+    from annotate import imports
+
+    imports.import_run(import_id=import_id, should_stop=context.should_abort)
+
+
+def import_defer(import_id: int) -> None:
+    """Queue an import once; a second job for it would find nothing to do."""
+    jobs.defer_once(import_run.configure(queueing_lock=f"import-{import_id}"), import_id=import_id)
+
+
+@app.periodic(cron="* * * * * */10")
+@app.task(queue="default", queueing_lock="imports-sweep")
+def imports_sweep(timestamp: int | None = None) -> None:
+    """Queue the imports that a dead worker has left, every ten seconds."""
+    from annotate import imports
+
+    imports.imports_sweep()
+
+
+@app.periodic(cron="* * * * * */10")
+@app.task(queue="default", queueing_lock="comparisons-settle")
+def comparisons_settle(timestamp: int | None = None) -> None:
+    """End the comparisons that are decided or used up, every ten seconds."""
+    from annotate import comparisons
+
+    comparisons.comparisons_settle(now=timezone.now())
+
+
+@app.task(queue="sample")
+def answers_write(*, candidate_id: int, incumbent_id: int) -> None:
+    """Have the engine write what the page about two versions lacks."""
+    from annotate import comparisons
+
+    versions = registry.versions_by_id([candidate_id, incumbent_id])
+    with serving.engine(serving.url_of(versions[0].model.slug)) as engine:
+        try:
+            comparisons.answers_write(versions=versions, engine=engine)
+        except EngineError as error:
+            # What it wrote so far is kept; the page offers to go on.
+            logger.warning("answers of %s stopped: %s", versions, error)

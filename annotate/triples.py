@@ -1,4 +1,7 @@
-"""Triples: what the standing judgements of a pair say to a trainer. Derived, never stored."""
+"""Triples: what the standing judgements of a pair say to a trainer, or the file that it came with.
+
+Derived, never stored.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from statistics import fmean
-from typing import Any
 
-from django.db.models import Exists, F, OuterRef, QuerySet
+from django.db.models import Exists, F, OuterRef, Q, QuerySet
 
 from annotate import queries
-from annotate.models import Completion, Judgement, Pair, Verdict
+from annotate.models import Completion, ImportedPreference, Judgement, Pair, Verdict
 from models_registry.models import RegisteredModel
 
 #: How probable it is that the winner is the better one; at a tie, that either is. The others say nothing.
@@ -23,6 +25,10 @@ CONFIDENCE: dict[str, float] = {
     Verdict.RIGHT: 0.85,
     Verdict.RIGHT_MUCH: 0.98,
 }
+TIE = 0.5
+#: Origins of a triple.
+JUDGEMENT = "judgement"
+IMPORT = "import"
 #: Pairs that are in memory at once.
 CHUNK = 500
 
@@ -59,34 +65,38 @@ class Triple:
     #: Probability that `chosen` is the better one, from .5.
     target: float
     weight: float
-    #: The judgements that it was made from.
+    #: The judgements that it was made from; none when it was made from an import.
     judgement_ids: list[int]
 
-    def line(self, *, good: str = "chosen", bad: str = "rejected") -> dict[str, Any]:
-        """Return it as a line of JSON: what trainers expect first, then where it came from."""
-        return {
-            "prompt": self.messages,
-            good: self.chosen.messages,
-            bad: self.rejected.messages,
-            "target": self.target,
-            "weight": self.weight,
-            "tags": self.tags,
-            "prompt_ids": self.prompt_ids,
-            f"{good}_ids": self.chosen.ids,
-            f"{bad}_ids": self.rejected.ids,
-            "finish": {good: self.chosen.finish_reason, bad: self.rejected.finish_reason},
-            "version": {good: self.chosen.version, bad: self.rejected.version},
-            "pair": self.pair_id,
-            "judgements": self.judgement_ids,
-        }
+    @property
+    def origin(self) -> str:
+        """Who said which one is better."""
+        return JUDGEMENT if self.judgement_ids else IMPORT
+
+    @property
+    def is_tie(self) -> bool:
+        """Whether neither is the better one."""
+        return self.target == TIE
 
 
 def triple_pairs(
     *, model: RegisteredModel, purpose: str = Pair.Purpose.TRAIN
 ) -> QuerySet[Pair, Pair]:
-    """Select the pairs of a model that make a triple: somebody's standing judgement prefers, or is a tie."""
+    """Select the pairs of a model that make a triple.
+
+    Somebody's standing judgement prefers, or is a tie; or the pair came with a preference.
+    """
     said = _preferences().filter(assignment__pair=OuterRef("pk"))
-    return Pair.objects.filter(Exists(said), prompt__model=model, purpose=purpose)
+    # One hash table of the ids: an EXISTS would look each of 100,000 pairs up.
+    imported = ImportedPreference.objects.filter(model=model).values("pair")
+    return Pair.objects.filter(
+        Q(Exists(said)) | Q(pk__in=imported), prompt__model=model, purpose=purpose
+    )
+
+
+def judged(pairs: QuerySet[Pair, Pair]) -> QuerySet[Pair, Pair]:
+    """Leave out the pairs whose triple comes from an import."""
+    return pairs.filter(Exists(_preferences().filter(assignment__pair=OuterRef("pk"))))
 
 
 def judged_since(pairs: QuerySet[Pair, Pair], *, judgement: int) -> QuerySet[Pair, Pair]:
@@ -96,9 +106,9 @@ def judged_since(pairs: QuerySet[Pair, Pair], *, judgement: int) -> QuerySet[Pai
 
 
 def triples_of(pairs: QuerySet[Pair, Pair]) -> Iterator[Triple]:
-    """Yield the triples of pairs in the order of their ids. Two queries for each 500, and one at first.
+    """Yield the triples of pairs in the order of their ids. Two or three queries for each 500, and one at first.
 
-    A pair that no standing judgement says anything about makes none. Takes no slices.
+    A pair that neither a standing judgement nor an import says anything about makes none. Takes no slices.
     """
     ids = pairs.order_by("pk").values_list("pk", flat=True).iterator(chunk_size=CHUNK)
     while chunk := list(islice(ids, CHUNK)):
@@ -114,8 +124,9 @@ def _triples(pair_ids: list[int]) -> Iterator[Triple]:
     preferences = _preferences().select_related("assignment").order_by("pk")
     for judgement in preferences.filter(assignment__pair__in=pair_ids):
         said[judgement.assignment.pair_id].append(judgement)
+    imported = ImportedPreference.objects.in_bulk([pk for pk in pair_ids if pk not in said])
     pairs = (
-        Pair.objects.filter(pk__in=said)
+        Pair.objects.filter(pk__in=[*said, *imported])
         .select_related("prompt", "first", "second")
         .annotate(
             first_version=F("first__version__number"), second_version=F("second__version__number")
@@ -125,7 +136,10 @@ def _triples(pair_ids: list[int]) -> Iterator[Triple]:
     for pair in pairs:
         first = _side(pair.first, version=pair.first_version)
         second = _side(pair.second, version=pair.second_version)
-        p = _first_is_better(said[pair.pk], first=pair.first_id)
+        if pair.pk in said:
+            p = _first_is_better(said[pair.pk], first=pair.first_id)
+        else:
+            p = _first_is_preferred(imported[pair.pk], first=pair.first_id)
         yield Triple(
             pair_id=pair.pk,
             prompt_id=pair.prompt_id,
@@ -136,7 +150,7 @@ def _triples(pair_ids: list[int]) -> Iterator[Triple]:
             rejected=second if p >= 0.5 else first,
             target=max(p, 1 - p),
             weight=1.0,
-            judgement_ids=[judgement.pk for judgement in said[pair.pk]],
+            judgement_ids=[judgement.pk for judgement in said.get(pair.pk, [])],
         )
 
 
@@ -158,3 +172,8 @@ def _first_is_better(judgements: Iterable[Judgement], *, first: int) -> float:
         said.append(confidence if judgement.winner_id in {first, None} else 1 - confidence)
     # Rounded, so that opposite judgements cancel out whatever the floats do.
     return round(fmean(said), 9)
+
+
+def _first_is_preferred(imported: ImportedPreference, *, first: int) -> float:
+    """Return the probability that the first completion is the better one, as the import has it."""
+    return imported.target if imported.preferred_id == first else round(1 - imported.target, 9)

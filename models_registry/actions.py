@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
 from django.db import transaction
-from django.db.models import Max, ProtectedError, QuerySet
+from django.db.models import Max, ProtectedError, Q, QuerySet
 
 from models_registry import bases, canary, queries, store
 from models_registry.engine.types import Engine, EngineError, EngineUnreachable
 from models_registry.models import (
     Alias,
     AliasMove,
+    Comparison,
     ModelVersion,
+    Outcome,
     RegisteredModel,
     Serving,
 )
@@ -31,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 #: An engine that lives may fail once for reasons of its own; after this many times it is the version's fault.
 MOST_TRIES = 3
+#: Prompts of one comparison.
+MOST_BUDGET = 1000
 
 
 class ModelExists(Refused):
@@ -85,6 +90,24 @@ class RollbackUnusable(Refused):
     """The version before cannot be champion again."""
 
     code = "rollback_unusable"
+
+
+class SameVersion(Refused):
+    """A version cannot be compared with itself. Choose two versions."""
+
+    code = "same_version"
+
+
+class ComparisonOpen(Refused):
+    """These two versions are being compared already. Wait for it, or close it first."""
+
+    code = "comparison_open"
+
+
+class BudgetInvalid(Refused):
+    """Choose another number of prompts."""
+
+    code = "budget_invalid"
 
 
 @transaction.atomic
@@ -216,8 +239,9 @@ def alias_move(
     by: User | None,
     reason: str,
     now: datetime,
+    gate_result: dict[str, Any] | None = None,
 ) -> AliasMove:
-    """Point an alias at a version and keep who, when and why."""
+    """Point an alias at a version and keep who, when and why; of a promotion also what people proved."""
     alias = Alias.objects.select_for_update().filter(model=model, name=name).first()
     before = alias.version if alias else None
     Alias.objects.update_or_create(model=model, name=name, defaults={"version": version})
@@ -228,6 +252,7 @@ def alias_move(
         to_version=version,
         moved_by=by,
         reason=reason,
+        gate_result=gate_result or {},
         moved_at=now,
     )
 
@@ -255,7 +280,11 @@ def sampler_settle(*, model: RegisteredModel, policy: str, now: datetime) -> Ali
 def version_promote(
     *, model: RegisteredModel, version: ModelVersion, by: User, reason: str, now: datetime
 ) -> AliasMove:
-    """Make a verified version the champion. Raises ReasonMissing, VersionUnverified, AlreadyChampion."""
+    """Make a verified version the champion, and keep what the newest comparison with the old one proves.
+
+    Without a comparison it is kept that there was none. Raises ReasonMissing, VersionUnverified,
+    AlreadyChampion.
+    """
     if not reason.strip():
         raise ReasonMissing
     locked = _locked(model)
@@ -264,9 +293,11 @@ def version_promote(
         raise VersionUnverified(_why_unverified(version))
     if Alias.objects.filter(model=locked, name=Alias.CHAMPION, version=version).exists():
         raise AlreadyChampion
+    gate = queries.gate_result(version, champion=queries.champion_of(locked))
     return alias_move(
-        model=locked, name=Alias.CHAMPION, version=version, by=by, reason=reason.strip(), now=now
-    )
+        model=locked, name=Alias.CHAMPION, version=version, by=by, reason=reason.strip(), now=now,
+        gate_result=gate,
+    )  # fmt: skip
 
 
 @transaction.atomic
@@ -310,6 +341,109 @@ def _why_unverified(version: ModelVersion) -> str:
             "trainer did. Wait for it, or see on its page why the check failed."
         )
     return f"{version.label} is {version.state}; only a verified version can be champion."
+
+
+# --- Comparisons ---------------------------------------------------------------------------------------
+
+
+@transaction.atomic
+def comparison_open(
+    *,
+    model: RegisteredModel,
+    candidate: ModelVersion,
+    incumbent: ModelVersion,
+    budget: int,
+    available: int,
+    by: User,
+) -> Comparison:
+    """Begin to compare two verified versions on `budget` of the `available` held-out prompts.
+
+    Locks the model. Raises SameVersion, VersionUnverified, BudgetInvalid, ComparisonOpen.
+    """
+    locked = _locked(model)
+    versions = [locked.versions.get(pk=version.pk) for version in (candidate, incumbent)]
+    if versions[0] == versions[1]:
+        raise SameVersion
+    for version in versions:
+        if not version.is_verified:
+            raise VersionUnverified(
+                f"{version.label} is {version.state}; only verified versions can be compared."
+            )
+    _budget_check(budget, available)
+    both = Q(candidate=candidate, incumbent=incumbent) | Q(candidate=incumbent, incumbent=candidate)
+    if locked.comparisons.filter(both, state=Comparison.State.OPEN).exists():
+        raise ComparisonOpen
+    return Comparison.objects.create(
+        model=locked, candidate=candidate, incumbent=incumbent, budget=budget, created_by=by
+    )
+
+
+def _budget_check(budget: int, available: int) -> None:
+    if available == 0:
+        raise BudgetInvalid(
+            "No prompt is held out yet. Import prompts: about one in five is held out, and only those can"
+            " prove something about a version."
+        )
+    most = min(available, MOST_BUDGET)
+    if not 1 <= budget <= most:
+        raise BudgetInvalid(f"Choose 1 to {most} prompts; {available} are held out.")
+
+
+def comparison_close(*, comparison: Comparison, now: datetime) -> None:
+    """Stop collecting judgements for a comparison; one that has ended stays as it is."""
+    _comparison_end(comparison, state=Comparison.State.CLOSED, now=now)
+
+
+def comparison_settle(*, comparison: Comparison, is_spent: bool, now: datetime) -> None:
+    """End a comparison that more judgements would not change, or that has used up its prompts."""
+    if queries.comparison_evidence(comparison).is_decided:
+        _comparison_end(comparison, state=Comparison.State.DECIDED, now=now)
+    elif is_spent:
+        _comparison_end(comparison, state=Comparison.State.CLOSED, now=now)
+
+
+def _comparison_end(comparison: Comparison, *, state: str, now: datetime) -> None:
+    Comparison.objects.filter(pk=comparison.pk, state=Comparison.State.OPEN).update(
+        state=state, ended_at=now
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What is kept of the pair that a compare-judgement is about."""
+
+    prompt_key: str
+    tags: list[str]
+    candidate_left: bool
+    candidate_tokens: int | None
+    incumbent_tokens: int | None
+
+
+def outcome_record(
+    *,
+    comparison: Comparison,
+    source: UUID,
+    labeler: User,
+    kind: str,
+    winner: ModelVersion | None,
+    judged: Judged,
+    now: datetime,
+) -> Outcome:
+    """Record what one judgement said about two versions; also after the comparison has ended."""
+    return Outcome.objects.create(
+        comparison=comparison,
+        source=source,
+        labeler=labeler,
+        kind=kind,
+        winner=winner,
+        recorded_at=now,
+        **asdict(judged),
+    )
+
+
+def outcome_withdraw(*, source: UUID, now: datetime) -> None:
+    """Let the outcome of a judgement that was taken back count no more."""
+    Outcome.objects.filter(source=source, withdrawn_at=None).update(withdrawn_at=now)
 
 
 # --- Engine --------------------------------------------------------------------------------------------

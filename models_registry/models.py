@@ -310,6 +310,17 @@ class AliasMove(models.Model):
         """Return the move."""
         return f"{self.name}: {self.from_version} -> {self.to_version}"
 
+    @property
+    def gate(self) -> str:
+        """What people's judgements proved when the champion was promoted; empty for every other move."""
+        if not self.gate_result:
+            return ""
+        if self.gate_result["comparison"] is None:
+            return "without evidence"
+        words = "all conditions held" if self.gate_result["passed"] else "not all conditions held"
+        times = f"{self.gate_result['evidence']:.3g}"
+        return f"evidence {times}\N{MULTIPLICATION SIGN} against v{self.gate_result['incumbent']}, {words}"
+
 
 class Serving(models.Model):
     """A version that an engine was asked to serve."""
@@ -355,6 +366,7 @@ class Comparison(models.Model):
         settings.AUTH_USER_MODEL, models.PROTECT, null=True, related_name="+"
     )
     created_at = models.DateTimeField(auto_now_add=True)
+    ended_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
         """Database rules."""
@@ -366,11 +378,24 @@ class Comparison(models.Model):
             models.CheckConstraint(
                 condition=Q(state__in=["open", "decided", "closed"]), name="comparison_state_known"
             ),
+            models.CheckConstraint(
+                condition=Q(budget__gte=1, budget__lte=1000), name="comparison_budget_bounds"
+            ),
+            models.UniqueConstraint(
+                fields=["candidate", "incumbent"],
+                condition=Q(state="open"),
+                name="comparison_open_once",
+            ),
         ]
 
     def __str__(self) -> str:
         """Return the two versions."""
         return f"{self.candidate} against {self.incumbent}"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it still collects judgements."""
+        return self.state == self.State.OPEN
 
 
 class Outcome(models.Model):
@@ -394,6 +419,11 @@ class Outcome(models.Model):
     labeler = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="+")
     #: The assignment's uuid.
     source = models.UUIDField()
+    #: Whether the labeler saw the candidate's answer on the left.
+    candidate_left = models.BooleanField(null=True)
+    #: Tokens of the two answers.
+    candidate_tokens = models.PositiveIntegerField(null=True, blank=True)
+    incumbent_tokens = models.PositiveIntegerField(null=True, blank=True)
     recorded_at = models.DateTimeField()
     withdrawn_at = models.DateTimeField(null=True, blank=True)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from math import log
+from typing import Any
 
 from django.conf import settings
 from django.contrib.auth.models import User
-from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.db.models import Count, Exists, OuterRef, Q, QuerySet
 
 from models_registry import serving
 from models_registry.engine.types import EngineError
@@ -17,10 +19,13 @@ from models_registry.models import (
     AliasMove,
     Comparison,
     ModelVersion,
+    Outcome,
     Play,
     RegisteredModel,
     Serving,
 )
+from models_registry.stats import evidence
+from models_registry.stats.evidence import Evidence, Vote
 from pairloop.lib import files
 
 #: Adapters that an engine keeps in memory; with more, it would read them from disk again and again.
@@ -133,6 +138,12 @@ def version_is_served(version: ModelVersion, names: Sequence[str]) -> bool:
     return version.served_name in names and (version.is_base or version.pk in _loaded_ids())
 
 
+def versions_unloaded(versions: Sequence[ModelVersion]) -> list[ModelVersion]:
+    """Return which of these versions no engine of ours has loaded and checked."""
+    loaded = _loaded_ids()
+    return [version for version in versions if version.pk not in loaded]
+
+
 def _loaded_ids() -> set[int]:
     """Return the adapters that our engines serve and that passed their check there."""
     return _ids(serving.urls(), Q(loaded_at__isnull=False))
@@ -243,6 +254,122 @@ def _champion_moves(model: RegisteredModel) -> QuerySet[AliasMove]:
         .filter(model=model, name=Alias.CHAMPION)
         .order_by("-id")
     )
+
+
+# --- Comparisons ---------------------------------------------------------------------------------------
+
+
+def comparisons_of(model: RegisteredModel) -> QuerySet[Comparison]:
+    """Select a model's comparisons, the newest first."""
+    return (
+        Comparison.objects.select_related(
+            "model", "candidate__model", "incumbent__model", "created_by"
+        )
+        .filter(model=model)
+        .order_by("-pk")
+    )
+
+
+def comparisons_open(model: RegisteredModel) -> list[Comparison]:
+    """Return the comparisons of a model that still collect judgements, the oldest first."""
+    return list(comparisons_of(model).filter(state=Comparison.State.OPEN).order_by("pk"))
+
+
+def comparison_of(*, model: RegisteredModel, pk: int) -> Comparison:
+    """Return a model's comparison by its id; raises Comparison.DoesNotExist."""
+    return comparisons_of(model).get(pk=pk)
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonCount:
+    """A comparison in a line."""
+
+    versions: str
+    outcomes: int
+    budget: int
+
+
+def comparison_newest(model: RegisteredModel) -> ComparisonCount | None:
+    """Return a model's newest comparison with how many of its outcomes stand. One query."""
+    standing = Count("outcomes", filter=Q(outcomes__withdrawn_at=None))
+    found = comparisons_of(model).annotate(standing=standing).first()
+    if found is None:
+        return None
+    versions = f"{found.candidate.label} against {found.incumbent.label}"
+    return ComparisonCount(versions=versions, outcomes=found.standing, budget=found.budget)
+
+
+def versions_by_id(ids: Sequence[int]) -> list[ModelVersion]:
+    """Return versions by their ids, in this order; raises KeyError for an unknown one."""
+    found = ModelVersion.objects.select_related("model").in_bulk(ids)
+    return [found[one] for one in ids]
+
+
+def comparison_last(*, candidate: ModelVersion, incumbent: ModelVersion) -> Comparison | None:
+    """Return the newest comparison of a candidate with an incumbent."""
+    found = comparisons_of(candidate.model).filter(candidate=candidate, incumbent=incumbent)
+    return found.first()
+
+
+def comparison_evidence(comparison: Comparison) -> Evidence:
+    """Weigh the outcomes of a comparison that stand, in the order in which they were recorded. Two queries."""
+    standing = Outcome.objects.filter(withdrawn_at=None)
+    outcomes = standing.filter(comparison=comparison).order_by("recorded_at", "pk")
+    earlier = standing.filter(
+        Q(comparison__candidate=comparison.incumbent_id)
+        | Q(comparison__incumbent=comparison.incumbent_id),
+        comparison__lt=comparison.pk,
+    )
+    kinds = earlier.order_by("pk").values_list("kind", flat=True)
+    return evidence.evidence_of(
+        [_vote(outcome, comparison) for outcome in outcomes],
+        earlier=[kind == Outcome.Kind.BOTH_BAD for kind in kinds],
+    )
+
+
+def _vote(outcome: Outcome, comparison: Comparison) -> Vote:
+    tokens = outcome.candidate_tokens, outcome.incumbent_tokens
+    return Vote(
+        prompt=outcome.prompt_key,
+        labeler=outcome.labeler_id,
+        kind=_kind(outcome, comparison),
+        tags=tuple(outcome.tags),
+        candidate_left=outcome.candidate_left,
+        length=log(tokens[0] / tokens[1]) if tokens[0] and tokens[1] else None,
+    )
+
+
+def _kind(outcome: Outcome, comparison: Comparison) -> evidence.Kind:
+    match outcome.kind:
+        case Outcome.Kind.TIE:
+            return "tie"
+        case Outcome.Kind.BOTH_BAD:
+            return "both_bad"
+        case _:
+            return "win" if outcome.winner_id == comparison.candidate_id else "loss"
+
+
+def gate_result(version: ModelVersion, *, champion: ModelVersion | None) -> dict[str, Any]:
+    """Return what the newest comparison of a version with the champion proves, as a promotion keeps it."""
+    comparison = comparison_last(candidate=version, incumbent=champion) if champion else None
+    if comparison is None:
+        return {"comparison": None, "passed": False}
+    found = comparison_evidence(comparison)
+    return {
+        "comparison": comparison.pk,
+        "incumbent": comparison.incumbent.number,
+        "passed": found.passed,
+        "evidence": found.evidence,
+        "wins": found.wins,
+        "losses": found.losses,
+        "ties": found.ties,
+        "both_bad": found.both_bad,
+        "checks": [asdict(check) for check in found.checks],
+        "left_out": list(found.left_out),
+    }
+
+
+# --- Engine --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

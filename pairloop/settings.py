@@ -22,6 +22,9 @@ BASES = VAR / "bases"
 VERSIONS = VAR / "versions"
 ROUNDS = VAR / "rounds"
 SCORES = VAR / "scores"
+#: Files of preference pairs, until they are imported; larger ones than this many MiB are refused.
+IMPORTS = VAR / "imports"
+IMPORT_MIB = env_int("PAIRLOOP_IMPORT_MIB", default=2048, least=1)
 #: The supervisor writes here what engine and workers are doing; pages read it.
 STATUS_FILE = SOCKETS / "status.json"
 ML_PYTHON = env_path("PAIRLOOP_ML_PYTHON", default=BASE_DIR / ".venv-ml" / "bin" / "python")
@@ -215,6 +218,8 @@ REST_FRAMEWORK = {
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
     "DEFAULT_SCHEMA_CLASS": "pairloop.lib.schema.Schema",
+    # An address is described by the words that it is written in.
+    "SCHEMA_COERCE_PATH_PK": False,
     "EXCEPTION_HANDLER": "pairloop.lib.api.error_answer",
     # Without it, limits would believe any X-Forwarded-For.
     "NUM_PROXIES": 1 if HTTPS else 0,

@@ -16,7 +16,10 @@ from factory.django import DjangoModelFactory, Password
 from annotate.models import (
     DECIDED,
     Assignment,
+    ComparisonDrop,
     Completion,
+    Import,
+    ImportedPreference,
     Judgement,
     JudgingPolicy,
     Pair,
@@ -285,6 +288,19 @@ class PairFactory(DjangoModelFactory):
         return kwargs | {"first": ordered[0], "second": ordered[1]}
 
 
+class ComparisonDropFactory(DjangoModelFactory):
+    """A held-out prompt to which both versions answered the same."""
+
+    class Meta:
+        model = ComparisonDrop
+
+    comparison = factory.SubFactory(ComparisonFactory)
+    prompt = factory.SubFactory(
+        PromptFactory, model=factory.SelfAttribute("..comparison.model"), split=Split.HOLDOUT
+    )
+    reason = ComparisonDrop.Reason.NEAR_IDENTICAL
+
+
 class QueueEntryFactory(DjangoModelFactory):
     """A pair that waits for one judgement."""
 
@@ -414,3 +430,53 @@ class AnswerScoreFactory(DjangoModelFactory):
     version = factory.SelfAttribute("completion.version")
     log_ratio = 1.0
     tokens = 3
+
+
+class ImportFactory(DjangoModelFactory):
+    """A finished import of a file that held nothing."""
+
+    class Meta:
+        model = Import
+
+    model = factory.SubFactory(RegisteredModelFactory)
+    filename = "preferences.jsonl"
+    format = Import.Format.JSONL
+    sha256 = factory.Sequence(lambda n: sha256(f"import {n}"))
+    state = Import.State.DONE
+    total = 0
+
+
+class ImportedPreferenceFactory(DjangoModelFactory):
+    """A pair that came with a file, which prefers the first completion."""
+
+    class Meta:
+        model = ImportedPreference
+
+    class Params:
+        completion = factory.LazyFunction(
+            lambda: {
+                "origin": Completion.Origin.IMPORT,
+                "version": None,
+                "prompt_ids": None,
+                "completion_ids": None,
+                "finish_reason": "",
+            }
+        )
+
+    pair = factory.LazyAttribute(
+        lambda one: PairFactory(
+            prompt__model=one.model,
+            arm=Pair.IMPORTED,
+            **{
+                f"{side}__{key}": value
+                for side in ("first", "second")
+                for key, value in one.completion.items()
+            },
+        )
+    )
+    model = factory.SubFactory(RegisteredModelFactory)
+    source = factory.SubFactory(ImportFactory, model=factory.SelfAttribute("..model"))
+    line = 1
+    preferred = factory.SelfAttribute("pair.first")
+    target = 0.98
+    sha256 = factory.Sequence(lambda n: sha256(f"preference {n}"))

@@ -36,8 +36,6 @@ from training.models import Round
 
 logger = logging.getLogger(__name__)
 
-#: Answers of each prompt as labelers would get them.
-ANSWERS = 3
 #: Changed answers that a round's page shows.
 MOST_EXAMPLES = 6
 
@@ -100,14 +98,7 @@ def evaluate(
     base = registered.version_numbered(model=round_.model, number=0)
     parent = round_.parent
     policy = judging.policy_of(round_.model)
-    as_judged = Sampling(
-        temperature=policy.temperature,
-        top_p=policy.top_p,
-        max_tokens=policy.max_tokens,
-        n=ANSWERS,
-        seed=0,
-    )
-    greedy = replace(as_judged, temperature=0.0, top_p=1.0, n=1)
+    as_judged, greedy = judging.sampling_as_judged(policy), judging.sampling_greedy(policy)
     at_one = replace(as_judged, temperature=1.0, top_p=1.0, n=1)
     questions = {
         Question(one, sampling): None

@@ -288,3 +288,11 @@ def _told(
         "created_at": round_.created_at,
         "ended_at": round_.ended_at,
     }
+
+
+def rounds_of_pairs(pair_ids: list[int]) -> dict[int, int]:
+    """Return the number of the round that learned from each pair, as far as there is one."""
+    learned = SnapshotItem.objects.filter(
+        pair__in=pair_ids, role=SnapshotItem.Role.NEW, is_consumed=True
+    )
+    return dict(learned.values_list("pair", "snapshot__round__number"))

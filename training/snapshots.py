@@ -33,8 +33,25 @@ def file_text(lines: Iterable[Line]) -> str:
 
 
 def _fields(triple: Triple, role: str) -> dict[str, Any]:
-    """Return what an export has, and the ids that only Pairloop knows."""
-    return triple.line() | {
+    """Return what the trainer reads, and where it came from."""
+    return {
+        "prompt": triple.messages,
+        "chosen": triple.chosen.messages,
+        "rejected": triple.rejected.messages,
+        "target": triple.target,
+        "weight": triple.weight,
+        "tags": triple.tags,
+        "prompt_ids": triple.prompt_ids,
+        "chosen_ids": triple.chosen.ids,
+        "rejected_ids": triple.rejected.ids,
+        "finish": {
+            "chosen": triple.chosen.finish_reason,
+            "rejected": triple.rejected.finish_reason,
+        },
+        "version": {"chosen": triple.chosen.version, "rejected": triple.rejected.version},
+        "origin": triple.origin,
+        "pair": triple.pair_id,
+        "judgements": triple.judgement_ids,
         "prompt_id": triple.prompt_id,
         "chosen_completion": triple.chosen.completion_id,
         "rejected_completion": triple.rejected.completion_id,

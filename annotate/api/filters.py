@@ -12,6 +12,7 @@ from rest_framework.exceptions import ValidationError
 
 from annotate import triples
 from annotate.models import Judgement, Pair, Prompt, Split, Verdict
+from models_registry.models import Comparison
 from pairloop.lib.api import Request, number_filter, query_check
 
 #: What the database's columns hold.
@@ -50,6 +51,19 @@ class JudgementFilter(FilterSet):  # type: ignore[misc]
 
         model = Judgement
         fields = ["verdict"]
+
+
+class ComparisonFilter(FilterSet):  # type: ignore[misc]
+    """Comparisons."""
+
+    state = ChoiceFilter(choices=Comparison.State.choices)
+    ordering = OrderingFilter(fields=["id"])
+
+    class Meta:
+        """Fields."""
+
+        model = Comparison
+        fields = ["state"]
 
 
 class TripleFilter(FilterSet):  # type: ignore[misc]

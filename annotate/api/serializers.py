@@ -7,9 +7,10 @@ from typing import Any
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
+from annotate import exports
 from annotate.actions import ImportReport
 from annotate.forms import MOST_MS
-from annotate.models import Assignment, Completion, Judgement, Prompt, Split, Verdict
+from annotate.models import Assignment, Completion, Import, Judgement, Prompt, Split, Verdict
 
 
 class MessageOut(serializers.Serializer[Any]):
@@ -129,6 +130,25 @@ class TriplesIn(serializers.Serializer[None]):
     """Which triples, under which keys."""
 
     ties = serializers.BooleanField(default=False)
-    keys = serializers.ChoiceField(
-        choices=["chosen_rejected", "good_bad"], default="chosen_rejected"
-    )
+    keys = serializers.ChoiceField(choices=list(exports.KEYS), default="chosen_rejected")
+
+
+class ImportOut(serializers.ModelSerializer[Import]):
+    """How far an import of preference pairs is, and what came of it."""
+
+    rejected = serializers.SerializerMethodField()
+    progress = serializers.FloatField()
+
+    class Meta:
+        """Fields."""
+
+        model = Import
+        fields = [
+            "id", "filename", "format", "state", "progress", "lines", "created", "duplicates", "held_out",
+            "rejected_count", "rejected", "failure", "created_at", "ended_at",
+        ]  # fmt: skip
+
+    @extend_schema_field(RejectedLineOut(many=True))
+    def get_rejected(self, found: Import) -> list[dict[str, object]]:
+        """Return number and reason of the first lines that were left out."""
+        return [{"line": number, "reason": reason} for number, reason in found.rejected]

@@ -1,15 +1,14 @@
-"""The REST API of judging, and the export of triples."""
+"""The REST API of judging, of prompts, and of triples in and out."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from typing import IO, Any
 from uuid import UUID
 
+from django.conf import settings
 from django.contrib.auth.models import User
-from django.db.models import QuerySet
-from django.http import Http404, HttpResponseBase, StreamingHttpResponse
+from django.http import Http404, HttpResponseBase
 from django.utils import timezone
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
@@ -20,7 +19,7 @@ from rest_framework.renderers import BaseRenderer, JSONRenderer
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from annotate import actions, prompts, queries, triples
+from annotate import actions, exports, imports, prompts, queries, triples
 from annotate.api.filters import (
     TRIPLE_PARAMETERS,
     JudgementFilter,
@@ -29,6 +28,7 @@ from annotate.api.filters import (
 )
 from annotate.api.serializers import (
     AssignmentOut,
+    ImportOut,
     JudgementIn,
     JudgementOut,
     PromptOut,
@@ -36,7 +36,8 @@ from annotate.api.serializers import (
     StandingOut,
     TriplesIn,
 )
-from annotate.models import Assignment, Judgement, Pair, Prompt
+from annotate.downloads import triples_download
+from annotate.models import Assignment, Import, Judgement, Prompt
 from models_registry.lookup import model_for
 from pairloop.lib.api import ListView, MemberView, Request
 
@@ -54,15 +55,27 @@ class JSONLParser(BaseParser):
     """Reads one JSON value a line; what is not JSON is reported by its number, not refused as a whole."""
 
     media_type = "application/jsonl"
+    filename = "body.jsonl"
 
     def parse(
         self, stream: IO[bytes], media_type: str | None = None, context: object = None
     ) -> Lines:
         """Return number and value of each line."""
+        most = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+        body = stream.read(most + 1)
+        if len(body) > most:
+            raise ParseError(f"The body is larger than {most // 1024**2} MiB. Send it in parts.")
         try:
-            return Lines(list(prompts.lines_of(stream.read().decode("utf-8-sig"))))
-        except UnicodeDecodeError as error:
-            raise ParseError("The body is not UTF-8 text.") from error
+            return Lines(list(prompts.file_lines(self.filename, body)))
+        except prompts.FileRefused as refused:
+            raise ParseError(str(refused)) from refused
+
+
+class CSVParser(JSONLParser):
+    """Reads the columns prompt, system and tags."""
+
+    media_type = "text/csv"
+    filename = "body.csv"
 
 
 #: For the API's description. Lines are not described further: bad ones are reported, not refused.
@@ -84,7 +97,7 @@ PROMPTS_IN = {
 class PromptsView(ListView):
     """The prompts of a model."""
 
-    parser_classes = [JSONParser, JSONLParser]
+    parser_classes = [JSONParser, JSONLParser, CSVParser]
     queryset = Prompt.objects.none()
     filterset_class = PromptFilter
 
@@ -98,11 +111,12 @@ class PromptsView(ListView):
         request={
             JSONParser.media_type: PROMPTS_IN,
             JSONLParser.media_type: OpenApiTypes.STR,
+            CSVParser.media_type: OpenApiTypes.STR,
         },
         responses=PromptsImportOut,
     )
     def post(self, request: Request, slug: str) -> Response:
-        """Import prompts, a JSON list or JSON lines; good ones stay whatever the bad ones are."""
+        """Import prompts, a JSON list, JSON lines or CSV; good ones stay whatever the bad ones are."""
         model = model_for(request.user, slug)
         report = actions.prompts_import(model=model, lines=_numbered(request))
         return Response(PromptsImportOut(report).data)
@@ -163,24 +177,73 @@ class JudgementsView(ListView):
 class JSONLRenderer(JSONRenderer):
     """Lets a client ask for JSON lines by name."""
 
-    media_type = "application/jsonl"
-    format = "jsonl"
+    media_type = exports.MEDIA_TYPES[exports.JSONL]
+    format = exports.JSONL
+
+
+class ParquetRenderer(JSONRenderer):
+    """Lets a client ask for Parquet by name."""
+
+    media_type = exports.MEDIA_TYPES[exports.PARQUET]
+    format = exports.PARQUET
+
+
+class FileBody(dict[str, Any]):
+    """A body that nobody has read yet; a dict, since that is what parsers return."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        """Take what to read."""
+        super().__init__()
+        self.stream = stream
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield the body in pieces of 64 kB."""
+        while piece := self.stream.read(65_536):
+            yield piece
+
+
+class JSONLFileParser(BaseParser):
+    """Passes a file on as it comes."""
+
+    media_type = exports.MEDIA_TYPES[exports.JSONL]
+
+    def parse(
+        self, stream: IO[bytes], media_type: str | None = None, context: object = None
+    ) -> FileBody:
+        """Return what reads it."""
+        return FileBody(stream)
+
+
+class ParquetFileParser(JSONLFileParser):
+    """The same for Parquet."""
+
+    media_type = exports.MEDIA_TYPES[exports.PARQUET]
+
+
+class AnyFileParser(JSONLFileParser):
+    """The same for clients that do not know what they send."""
+
+    media_type = "application/octet-stream"
 
 
 class TriplesView(APIView):
     """The triples of a model, as files for trainers have them."""
 
-    renderer_classes = [JSONLRenderer, JSONRenderer]
+    renderer_classes = [JSONLRenderer, JSONRenderer, ParquetRenderer]
+    parser_classes = [JSONLFileParser, ParquetFileParser, AnyFileParser]
 
     @extend_schema(
         parameters=[TriplesIn, *TRIPLE_PARAMETERS],
-        responses={(200, "application/jsonl"): OpenApiTypes.STR},
+        responses={
+            (200, exports.MEDIA_TYPES[exports.JSONL]): OpenApiTypes.STR,
+            (200, exports.MEDIA_TYPES[exports.PARQUET]): OpenApiTypes.BINARY,
+        },
     )
     def get(self, request: Request, slug: str) -> HttpResponseBase:
-        """Stream a model's triples, one a line; those that are ties only when asked for.
+        """Stream a model's triples as JSONL or Parquet; those that are ties only when asked for.
 
-        `since` is the id of a judgement: only triples that a later one speaks of. Remember the highest of a
-        triple's `judgements` to ask for what came after.
+        `since` is the id of a judgement: only triples that a later one speaks of, hence none that came with a file.
+        Remember the highest of a triple's `judgements` to ask for what came after.
         """
         model = model_for(request.user, slug)
         pairs = triple_pairs(
@@ -188,15 +251,50 @@ class TriplesView(APIView):
         )
         asked = TriplesIn(data=request.query_params)
         asked.is_valid(raise_exception=True)
-        lines = _lines(pairs, **asked.validated_data)
-        return StreamingHttpResponse(lines, content_type=JSONLRenderer.media_type)
+        return triples_download(
+            model=model,
+            pairs=pairs,
+            file_format=exports.PARQUET if self.is_parquet else exports.JSONL,
+            **asked.validated_data,
+        )
+
+    @extend_schema(
+        request={
+            parser.media_type: OpenApiTypes.BINARY
+            for parser in (JSONLFileParser, ParquetFileParser, AnyFileParser)
+        },
+        responses={202: ImportOut},
+    )
+    def post(self, request: Request, slug: str) -> Response:
+        """Import triples from JSONL or Parquet, later; `imports/<number>/` tells how far it is."""
+        model = model_for(request.user, slug)
+        body = request.data.pieces() if isinstance(request.data, FileBody) else iter(())
+        started = imports.import_start(
+            model=model, by=request.user, filename="REST API", pieces=body
+        )
+        return Response(ImportOut(started).data, status=status.HTTP_202_ACCEPTED)
 
     def perform_content_negotiation(
         self, request: request.Request, force: bool = False
     ) -> tuple[BaseRenderer, str]:
-        """Answer refusals in JSON; the lines are streamed past the renderers."""
-        super().perform_content_negotiation(request, force)
+        """Note which file is asked for; whatever is no file is JSON, errors too."""
+        found, _ = super().perform_content_negotiation(request, force)
+        self.is_parquet = isinstance(found, ParquetRenderer)
         return JSONRenderer(), JSONRenderer.media_type
+
+
+class ImportView(APIView):
+    """An import of preference pairs."""
+
+    @extend_schema(responses=ImportOut)
+    def get(self, request: Request, slug: str, number: int) -> Response:
+        """Tell how far an import is and what came of it."""
+        model = model_for(request.user, slug)
+        try:
+            found = queries.import_of(model=model, import_id=number)
+        except Import.DoesNotExist as missing:
+            raise Http404 from missing
+        return Response(ImportOut(found).data)
 
 
 def _numbered(request: Request) -> Iterable[tuple[int, Any]]:
@@ -206,13 +304,6 @@ def _numbered(request: Request) -> Iterable[tuple[int, Any]]:
     if not isinstance(request.data, list):
         raise ValidationError('Send a list such as [{"prompt": "…"}].')
     return enumerate(request.data, start=1)
-
-
-def _lines(pairs: QuerySet[Pair, Pair], *, ties: bool, keys: str) -> Iterator[str]:
-    good, bad = keys.split("_")
-    for triple in triples.triples_of(pairs):
-        if ties or triple.target > 0.5:
-            yield json.dumps(triple.line(good=good, bad=bad), ensure_ascii=False) + "\n"
 
 
 def _assignment_for(user: User, uuid: UUID) -> Assignment:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from django.db import DatabaseError, connection, transaction
+from procrastinate.contrib.django.models import ProcrastinateJob
 from procrastinate.exceptions import AlreadyEnqueued
 from procrastinate.jobs import JobDeferrer
 from procrastinate.tasks import Task
@@ -26,6 +27,14 @@ def defer_once(task: Task[Any, Any, Any] | JobDeferrer, **arguments: Any) -> Non
             task.defer(**arguments)
     except AlreadyEnqueued:
         pass
+
+
+def is_under_way(queueing_lock: str) -> bool:
+    """Return whether a job with this queueing lock waits or runs."""
+    jobs = ProcrastinateJob.objects.filter(
+        queueing_lock=queueing_lock, status__in=["todo", "doing"]
+    )
+    return jobs.exists()
 
 
 @contextmanager
@@ -49,6 +58,12 @@ def alone(name: str) -> Iterator[bool]:
             except DatabaseError:
                 # The connection broke, and the lock ended with it.
                 connection.close()
+
+
+def in_turn(name: str) -> None:
+    """Wait until no other transaction does the thing of this name; ours does until it ends."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_key(name)])
 
 
 def is_done_by_somebody(name: str) -> bool:

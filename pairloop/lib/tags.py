@@ -39,8 +39,11 @@ def wait(seconds: int) -> str:
 #: The pages of a model in the order of its navigation: name of the address -> what it is called.
 MODEL_PAGES = {
     "judge": "Judge",
+    "prompts": "Prompts",
+    "triples": "Triples",
     "rounds": "Rounds",
     "versions": "Versions",
+    "compare": "Compare",
     "playground": "Play",
     "people": "People",
     "settings": "Settings",

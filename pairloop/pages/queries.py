@@ -10,7 +10,13 @@ from django.urls import reverse
 from annotate import queries as annotate
 from annotate.queries import DropCount
 from models_registry.models import RegisteredModel
-from models_registry.queries import EngineProgress, aliases_of, engine_progress, models_of
+from models_registry.queries import (
+    EngineProgress,
+    aliases_of,
+    comparison_newest,
+    engine_progress,
+    models_of,
+)
 from training import queries as training
 from training.models import Round
 
@@ -33,7 +39,7 @@ class Step:
     """One step of the loop."""
 
     title: str
-    #: "done", "current", "waiting" or "later".
+    #: "done", "current" or "waiting".
     state: str
     #: The number that says how far it is; empty for a step that has none yet.
     figure: str
@@ -74,6 +80,9 @@ class Counts:
     trigger: int
     sampler: str
     champion: str
+    #: What the newest comparison is about, and how many judgements it has; empty without one.
+    comparison: str
+    compared: str
 
     @property
     def prompts(self) -> int:
@@ -82,7 +91,7 @@ class Counts:
 
 
 def loops_of(user: User) -> list[Loop]:
-    """Return every loop that an admin looks after. Nine queries more per model."""
+    """Return every loop that an admin looks after. Ten queries more per model."""
     return [_loop(model) for model in models_of(user)]
 
 
@@ -91,6 +100,7 @@ def _loop(model: RegisteredModel) -> Loop:
     prompts = annotate.prompt_counts(model)
     aliases = aliases_of(model)
     round_ = training.round_under_way(model)
+    comparison = comparison_newest(model)
     counts = Counts(
         train=prompts["train"],
         holdout=prompts["holdout"],
@@ -100,6 +110,8 @@ def _loop(model: RegisteredModel) -> Loop:
         trigger=training.policy_of(model).trigger_triples,
         sampler=aliases.get("sampler", ""),
         champion=aliases.get("champion", ""),
+        comparison=f"judged of {comparison.versions}" if comparison else "",
+        compared=f"{comparison.outcomes}/{comparison.budget}" if comparison else "",
     )
     current, next_action = _next(model, progress, counts, round_)
     return Loop(
@@ -184,7 +196,12 @@ def _steps(
         ),
         step("Judgements", counts.judgements, "recorded so far", judge),
         _round_step(counts, current, round_, rounds),
-        Step(title="Compare", state="later", figure="", detail="arrives in a later release"),
+        step(
+            "Compare",
+            counts.compared,
+            counts.comparison or "two versions on the same held-out prompts",
+            reverse("compare", args=[model.slug]),
+        ),
         step(
             "Promote",
             counts.champion,

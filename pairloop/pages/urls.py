@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from django.urls import path
 
-from pairloop.pages import people_views, play_views, settings_views, version_views, views
+from pairloop.pages import (
+    compare_views,
+    people_views,
+    play_views,
+    settings_views,
+    triple_views,
+    version_views,
+    views,
+)
 
 urlpatterns = [
     path("", views.home, name="home"),
@@ -29,6 +37,13 @@ urlpatterns = [
         name="settings-group",
     ),
     path("api/v1/docs/", views.api_docs, name="api-docs"),
+    path("models/<slug:slug>/triples/", triple_views.triples, name="triples"),
+    path("models/<slug:slug>/triples/file/", triple_views.triples_file, name="triples-file"),
+    path(
+        "models/<slug:slug>/triples/imports/<int:number>/",
+        triple_views.import_page,
+        name="triples-import",
+    ),
     path("models/<slug:slug>/versions/", version_views.versions, name="versions"),
     path(
         "models/<slug:slug>/versions/rollback/",
@@ -60,4 +75,16 @@ urlpatterns = [
         name="version-adapter",
     ),
     path("models/<slug:slug>/pairs/<int:number>/", version_views.pair, name="pair"),
+    path("models/<slug:slug>/compare/", compare_views.compare, name="compare"),
+    path("models/<slug:slug>/compare/ask/", compare_views.compare_ask, name="compare-ask"),
+    path(
+        "models/<slug:slug>/compare/answers/",
+        compare_views.compare_answers,
+        name="compare-answers",
+    ),
+    path(
+        "models/<slug:slug>/compare/<int:pk>/close/",
+        compare_views.compare_close,
+        name="compare-close",
+    ),
 ]

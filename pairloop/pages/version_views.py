@@ -19,6 +19,7 @@ from models_registry.queries import champion_before, champion_moves, champion_of
 from pairloop.lib.errors import Refused
 from pairloop.lib.http import Request
 from pairloop.pages import version_queries
+from pairloop.pages.compare_queries import finding_for_promotion
 from training import downloads, learned
 
 #: Each is a prompt and two answers long.
@@ -161,12 +162,14 @@ def _page(
 ) -> HttpResponse:
     """Render a version; after a refusal with its sentence and what was typed."""
     row = _row_for(model, number)
+    champion = champion_of(model)
     context = {
         "model": model,
         "row": row,
+        "finding": finding_for_promotion(row.version, champion),
         "version": row.version,
         "details": version_queries.details_of(row.version),
-        "champion": champion_of(model),
+        "champion": champion,
         "before": champion_before(model) if row.is_champion else None,
         "form": form,
         "refused": refused,

@@ -10,7 +10,7 @@ from django.db import connections
 from django.test import Client
 from django.utils import timezone
 
-from annotate import actions
+from annotate import actions, imports
 from annotate.models import Assignment, Completion, Judgement, Prompt, QueueEntry
 from tests import factories
 
@@ -314,13 +314,12 @@ class TestTriples:
             "target": 0.98,
             "weight": 1.0,
             "tags": ["sums"],
-            "prompt_ids": [1, 2, 3],
-            "chosen_ids": [4, 5, 2],
-            "rejected_ids": [4, 5, 2],
-            "finish": {"chosen": "stop", "rejected": "stop"},
-            "version": {"chosen": 0, "rejected": 0},
+            "origin": "judgement",
             "pair": pair.pk,
             "judgements": [judgement.pk],
+            "version": {"chosen": 0, "rejected": 0},
+            "finish": {"chosen": "stop", "rejected": "stop"},
+            "tokens": {"prompt": [1, 2, 3], "chosen": [4, 5, 2], "rejected": [4, 5, 2]},
         }
 
     def test_are_good_and_bad_when_asked_for(self, admin, model):
@@ -328,7 +327,8 @@ class TestTriples:
 
         (line,) = self.read(admin, model, "?keys=good_bad")
 
-        assert {"prompt", "good", "bad", "good_ids", "bad_ids"} < set(line)
+        assert {"prompt", "good", "bad"} < set(line)
+        assert set(line["tokens"]) == {"prompt", "good", "bad"}
         assert not {"chosen", "rejected"} & set(line)
 
     def test_have_ties_only_when_asked_for(self, admin, model):
@@ -375,6 +375,81 @@ class TestTriples:
         assert admin.get("/api/v1/models/nowhere/triples/").status_code == 404
 
 
+class TestTriplesImport:
+    @pytest.fixture(autouse=True)
+    def folder(self, settings, tmp_path):
+        settings.IMPORTS = tmp_path / "imports"
+
+    def path(self, model) -> str:
+        return f"/api/v1/models/{model.slug}/triples/"
+
+    def line(self, number) -> bytes:
+        answers = {"chosen": f"{number}.", "rejected": "No idea."}
+        return json.dumps({"prompt": f"What is {number}?"} | answers).encode() + b"\n"
+
+    def test_is_accepted_and_tells_how_far_it_is(self, admin, model):
+        body = self.line(1) + b"7\n" + self.line(1)
+
+        answer = admin.post(self.path(model), body, content_type="application/jsonl")
+
+        assert answer.status_code == 202
+        assert answer["Content-Type"] == "application/json"
+        told = answer.json()
+        assert (told["state"], told["progress"]) == ("queued", 0)
+        where = f"/api/v1/models/{model.slug}/imports/{told['id']}/"
+        imports.import_run(import_id=told["id"])
+        done = admin.get(where).json()
+        assert {key: done[key] for key in ("state", "created", "duplicates", "rejected_count")} == {
+            "state": "done", "created": 1, "duplicates": 1, "rejected_count": 1,
+        }  # fmt: skip
+        assert done["rejected"][0]["line"] == 2
+        assert done["progress"] == 1
+        other = factories.RegisteredModelFactory()
+        assert admin.get(f"/api/v1/models/{other.slug}/imports/{told['id']}/").status_code == 404
+
+    def test_streams_what_is_larger_than_a_form_may_be(self, admin, model, settings):
+        settings.DATA_UPLOAD_MAX_MEMORY_SIZE = 100
+        body = b"".join(map(self.line, range(50)))
+
+        answer = admin.post(self.path(model), body, content_type="application/octet-stream")
+
+        assert answer.status_code == 202
+        assert answer.json()["format"] == "jsonl"
+
+    def test_takes_parquet_as_it_was_exported(self, admin, model):
+        factories.ImportedPreferenceFactory(model=model)
+        file = admin.get(self.path(model) + "?format=parquet").getvalue()
+        other = factories.RegisteredModelFactory()
+
+        kind = "application/vnd.apache.parquet"
+        told = admin.post(self.path(other), file, content_type=kind).json()
+        imports.import_run(import_id=told["id"])
+
+        done = admin.get(f"/api/v1/models/{other.slug}/imports/{told['id']}/").json()
+        assert (done["created"], done["format"], done["failure"]) == (1, "parquet", "")
+
+    @pytest.mark.parametrize(
+        ("body", "kind", "status", "code"),
+        [
+            (b"", "application/jsonl", 409, "file_unreadable"),
+            (b"[1]", "application/jsonl", 409, "file_unreadable"),
+            (b"x", "multipart/form-data; boundary=x", 415, "unsupported_media_type"),
+        ],
+    )
+    def test_refuses_what_is_no_such_file(self, admin, model, body, kind, status, code):
+        answer = admin.post(self.path(model), body, content_type=kind)
+
+        assert (answer.status_code, answer.json()["code"]) == (status, code)
+
+    def test_is_for_admins(self, caller, model):
+        found = factories.ImportFactory(model=model)
+
+        answer = caller.post(self.path(model), self.line(1), content_type="application/jsonl")
+
+        assert answer.status_code == 404
+        assert caller.get(f"/api/v1/models/{model.slug}/imports/{found.pk}/").status_code == 404
+
+
 class TestPrompts:
     def path(self, model) -> str:
         return f"/api/v1/models/{model.slug}/prompts/"
@@ -397,6 +472,23 @@ class TestPrompts:
 
         assert answer.json()["created"] == 2
         assert answer.json()["rejected"] == [{"line": 3, "reason": "This is not JSON."}]
+
+    def test_come_as_csv_too(self, admin, model):
+        body = "tags,prompt\na;b,One?\n,\n"
+
+        answer = admin.post(self.path(model), body, content_type="text/csv")
+
+        assert (answer.json()["created"], answer.json()["rejected"][0]["line"]) == (1, 3)
+        assert Prompt.objects.get().tags == ["a", "b"]
+
+    @pytest.mark.parametrize("kind", ["application/jsonl", "text/csv"])
+    def test_may_not_be_larger_than_memory_allows(self, admin, model, settings, kind):
+        settings.DATA_UPLOAD_MAX_MEMORY_SIZE = 1024**2
+
+        answer = admin.post(self.path(model), b"x" * (1024**2 + 1), content_type=kind)
+
+        assert answer.status_code == 400
+        assert "larger than 1 MiB" in answer.json()["detail"]
 
     def test_may_say_their_charset(self, admin, model):
         kind = "application/jsonl; charset=utf-8"
@@ -541,7 +633,8 @@ class TestTriplesFilters:
     def test_since_tag_and_version(self, admin, model, judged):
         base, adapter = (judgement.assignment.pair_id for judgement in judged)
 
-        assert self.ask(admin, model) == [base, adapter]
+        # What a reader guesses types from comes first, whatever its id.
+        assert sorted(self.ask(admin, model)) == [base, adapter]
         assert self.ask(admin, model, tag="maths") == [adapter]
         assert self.ask(admin, model, version=0) == [base]
         assert self.ask(admin, model, version=1, tag="maths", keys="chosen_rejected") == [adapter]

@@ -31,14 +31,14 @@ class TestPromptsImport:
 
     def test_refuses_an_unknown_model_and_an_unreadable_file(self, tmp_path: Path) -> None:
         model = factories.RegisteredModelFactory.create()
-        (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+        (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe\x00")
 
         with pytest.raises(CommandError, match="No model nowhere"):
-            call_command("prompts_import", "nowhere", str(tmp_path / "binary"))
+            call_command("prompts_import", "nowhere", str(tmp_path / "binary.jsonl"))
         with pytest.raises(CommandError, match="cannot be read"):
-            call_command("prompts_import", model.slug, str(tmp_path / "binary"))
+            call_command("prompts_import", model.slug, str(tmp_path / "binary.jsonl"))
         with pytest.raises(CommandError, match="cannot be read"):
-            call_command("prompts_import", model.slug, str(tmp_path / "missing"))
+            call_command("prompts_import", model.slug, str(tmp_path / "missing.jsonl"))
 
     def test_takes_a_byte_order_mark_for_what_it_is(self, tmp_path: Path) -> None:
         model = factories.RegisteredModelFactory.create()
@@ -52,9 +52,23 @@ class TestPromptsImport:
 
     def test_fails_when_nothing_could_be_imported(self, tmp_path: Path) -> None:
         model = factories.RegisteredModelFactory.create()
-        (tmp_path / "prompts.json").write_text('[{"prompt": "One."}]')
+        (tmp_path / "prompts.jsonl").write_text('[{"prompt": "One."}]')
         err = StringIO()
 
         with pytest.raises(CommandError, match="0 created, 0 duplicates, 1 rejected"):
-            call_command("prompts_import", model.slug, str(tmp_path / "prompts.json"), stderr=err)
+            call_command("prompts_import", model.slug, str(tmp_path / "prompts.jsonl"), stderr=err)
         assert err.getvalue().startswith("line 1: A prompt is an object")
+
+    def test_gives_every_prompt_the_tags_and_the_system_message(self, tmp_path: Path) -> None:
+        model = factories.RegisteredModelFactory.create()
+        file = tmp_path / "prompts.csv"
+        file.write_text("prompt,system,tags\nOne?,,b\nTwo?,My own.,\n")
+
+        call_command(
+            "prompts_import", model.slug, str(file), "--tag", "a", "--system", "Be brief.", stdout=StringIO()
+        )  # fmt: skip
+
+        one, two = Prompt.objects.order_by("pk")
+        assert one.messages[0] == {"role": "system", "content": "Be brief."}
+        assert two.messages[0] == {"role": "system", "content": "My own."}
+        assert (one.tags, two.tags) == (["a", "b"], ["a"])

@@ -77,6 +77,20 @@ def drop_twice() -> None:
         Drop.objects.create(version=version, reason=Drop.Reason.EMPTY)
 
 
+def preference(**fields: object) -> None:
+    factories.ImportedPreferenceFactory.create(**fields)
+
+
+def preference_twice() -> None:
+    first = factories.ImportedPreferenceFactory.create()
+    preference(model=first.model, sha256=first.sha256)
+
+
+def left_out_twice() -> None:
+    drop = factories.ComparisonDropFactory.create()
+    factories.ComparisonDropFactory.create(comparison=drop.comparison, prompt=drop.prompt)
+
+
 #: Constraint -> a value just outside it, at either end.
 BOUNDS = {
     "policy_temperature_bounds": [{"temperature": 0}, {"temperature": 2.01}, {"temperature": nan}],
@@ -145,8 +159,23 @@ BREACHES: list[Breach] = [
         "judgement_decided_has_winner",
         lambda: judgement(verdict="tie", winner=factories.CompletionFactory.create()),
     ),
+    ("import_format_known", lambda: factories.ImportFactory.create(format="csv")),
+    ("import_failed_says_why", lambda: factories.ImportFactory.create(state="failed")),
+    ("import_failed_says_why", lambda: factories.ImportFactory.create(failure="Because.")),
+    ("import_failed_says_why", lambda: factories.ImportFactory.create(state="paused")),
+    ("import_done_within_total", lambda: factories.ImportFactory.create(done=1)),
+    ("imported_preference_once", preference_twice),
+    ("imported_preference_target_bounds", lambda: preference(target=0.49)),
+    ("imported_preference_target_bounds", lambda: preference(target=1.01)),
+    ("imported_preference_target_bounds", lambda: preference(target=nan)),
+    ("imported_preference_has_hash", lambda: preference(sha256="short")),
     ("drop_once_per_reason", drop_twice),
     ("drop_reason_known", drop_for_no_reason),
+    ("comparison_drop_once_per_prompt", left_out_twice),
+    (
+        "comparison_drop_reason_known",
+        lambda: factories.ComparisonDropFactory.create(reason="other"),
+    ),
 ]
 #: Targets of composite foreign keys; `id` alone is unique already, so nothing can break them.
 TARGETS = {"prompt_split", "completion_of_prompt", "pair_of_prompt"}

@@ -60,6 +60,11 @@ def compared_with_itself() -> None:
     factories.ComparisonFactory.create(model=version.model, candidate=version, incumbent=version)
 
 
+def compared_twice_at_once() -> None:
+    comparison = factories.ComparisonFactory.create()
+    factories.ComparisonFactory.create(model=comparison.model)
+
+
 def outcome_twice() -> None:
     outcome = factories.OutcomeFactory.create()
     factories.OutcomeFactory.create(comparison=outcome.comparison, source=outcome.source)
@@ -103,6 +108,9 @@ BREACHES: list[Breach] = [
     ),
     ("serving_once", served_twice),
     ("comparison_of_two_versions", compared_with_itself),
+    ("comparison_budget_bounds", lambda: factories.ComparisonFactory.create(budget=0)),
+    ("comparison_budget_bounds", lambda: factories.ComparisonFactory.create(budget=1001)),
+    ("comparison_open_once", compared_twice_at_once),
     ("comparison_state_known", lambda: factories.ComparisonFactory.create(state="other")),
     (
         "models_registry_comparison_candidate_id_same_model",

@@ -14,6 +14,8 @@ from annotate.models import (
     Assignment,
     Completion,
     Drop,
+    Import,
+    ImportedPreference,
     Judgement,
     JudgingPolicy,
     Pair,
@@ -97,6 +99,8 @@ MAKERS = {
     Prompt: factories.PromptFactory.create,
     Completion: factories.CompletionFactory.create,
     Pair: factories.PairFactory.create,
+    Import: factories.ImportFactory.create,
+    ImportedPreference: factories.ImportedPreferenceFactory.create,
     QueueEntry: factories.QueueEntryFactory.create,
     Assignment: factories.AssignmentFactory.create,
     Judgement: factories.JudgementFactory.create,
@@ -127,7 +131,8 @@ def _a_row_of_each(no_jobs: None) -> None:
     Drop.objects.create(version=pair.first.version, reason=Drop.Reason.EMPTY)
     factories.AliasMoveFactory.create(model=model)
     factories.ServingFactory.create(version=pair.first.version)
-    factories.OutcomeFactory.create(comparison__model=model)
+    outcome = factories.OutcomeFactory.create(comparison__model=model)
+    factories.ComparisonDropFactory.create(comparison=outcome.comparison)
     factories.PlayFactory.create(model=model)
     factories.RoundPolicyFactory.create(model=model)
     item = factories.SnapshotItemFactory.create(pair=pair)
@@ -136,6 +141,7 @@ def _a_row_of_each(no_jobs: None) -> None:
     factories.RoundMetricFactory.create(round=first)
     factories.AnswerScoreFactory.create(completion=pair.first)
     factories.PersonChangeFactory.create()
+    factories.ImportedPreferenceFactory.create()
     tasks.leases_release.defer()
 
 

@@ -125,8 +125,8 @@ class TestHome:
         for _ in range(5):
             JudgementFactory(assignment__pair__prompt__model=model)
 
-        # Session and user, models, and nine for the one loop.
-        with django_assert_max_num_queries(12):
+        # Session and user, models, and ten for the one loop.
+        with django_assert_max_num_queries(13):
             admin.get("/")
 
     def test_shows_what_waits_for_the_next_round(self, admin):

@@ -78,7 +78,17 @@ def build() -> World:
         "settings-group": {"key": "judging"},
         "pair": {"number": assignment.pair_id},
     }
-    foreign = {"pair": Pair.objects.filter(prompt__model=other).latest("pk").pk}
+    imports = [factories.ImportFactory(model=one).pk for one in (model, other)]
+    comparison = factories.ComparisonFactory(model=model, budget=1)
+    for name in ("triples-import", "api-import"):
+        named[name] = {"number": imports[0]}
+    for name in ("compare-close", "api-comparison", "api-comparison-close"):
+        named[name] = {"pk": comparison.pk}
+    foreign = {
+        "pair": Pair.objects.filter(prompt__model=other).latest("pk").pk,
+        "triples-import": imports[1],
+        "api-import": imports[1],
+    }
     return World(
         model=model,
         other=other,

@@ -9,36 +9,51 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from annotate import actions, prompts
 from models_registry.models import RegisteredModel
+from pairloop.lib.errors import Refused
 
 
 class Command(BaseCommand):
-    """Import prompts from JSONL: the good lines are stored, the bad ones are reported by number."""
+    """Import prompts from a file: the good lines are stored, the bad ones are reported by number."""
 
-    help = 'Import prompts, one {"prompt": "…"} or {"messages": […]} a line, with optional "tags".'
+    help = (
+        'Import prompts: JSONL with {"prompt": "…"} or {"messages": […]} a line, CSV with the columns prompt, system'
+        " and tags (separated by semicolons), a JSON list, or a text with one prompt a line; by the end of the"
+        " file's name."
+    )
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the arguments."""
         parser.add_argument("model", help="the registered model's slug")
-        parser.add_argument("file", type=Path, help="a JSONL file")
+        parser.add_argument(
+            "file", type=Path, help=f"a file that ends with {', '.join(prompts.READERS)}"
+        )
+        parser.add_argument(
+            "--tag", action="append", default=[], help="a tag for every prompt; may be repeated"
+        )
+        parser.add_argument(
+            "--system", default="", help="a system message for the prompts that have none"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Import one file and report on it."""
         model = RegisteredModel.objects.filter(slug=options["model"]).first()
         if model is None:
             raise CommandError(f"No model {options['model']} is registered; see register_base.")
+        path: Path = options["file"]
         try:
-            # With or without the byte order mark that some editors write.
-            text = options["file"].read_text(encoding="utf-8-sig")
+            report = actions.prompts_import(
+                model=model,
+                lines=prompts.file_lines(path.name, path.read_bytes()),
+                tags=options["tag"],
+                system=options["system"],
+            )
         except OSError as error:
-            raise CommandError(f"{options['file']} cannot be read: {error.strerror}.") from error
-        except UnicodeDecodeError as error:
-            raise CommandError(
-                f"{options['file']} cannot be read: it is not UTF-8 text. Save it as UTF-8 first."
-            ) from error
-        report = actions.prompts_import(model=model, lines=prompts.lines_of(text))
+            raise CommandError(f"{path} cannot be read: {error.strerror}.") from error
+        except Refused as refused:
+            raise CommandError(f"{path} cannot be read: {refused}") from refused
         for number, reason in report.rejected:
             self.stderr.write(f"line {number}: {reason}")
         summary = f"{report.created} created, {report.duplicates} duplicates, {len(report.rejected)} rejected"
         if not report.created and not report.duplicates:
-            raise CommandError(f"{summary}: nothing was imported from {options['file']}.")
+            raise CommandError(f"{summary}: nothing was imported from {path}.")
         self.stdout.write(summary)
