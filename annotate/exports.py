@@ -16,7 +16,6 @@ from django.db.models import Q, QuerySet
 from annotate import triples
 from annotate.models import Completion, Pair
 from annotate.triples import Triple
-from models_registry.models import RegisteredModel
 
 #: The names of the better and the worse answer in a file.
 KEYS = {"chosen_rejected": ("chosen", "rejected"), "good_bad": ("good", "bad")}
@@ -30,15 +29,13 @@ Wanted = Callable[[Triple], bool]
 
 
 def triples_export(
-    *, model: RegisteredModel, file_format: str, ties: bool, keys: str
+    *, pairs: QuerySet[Pair, Pair], file_format: str, ties: bool, keys: str
 ) -> Iterator[bytes]:
-    """Yield the bytes of a file with the triples of a model that may be trained on."""
+    """Yield the bytes of a file with the triples of pairs."""
     good, bad = KEYS[keys]
     rows = (
         row_of(triple, good=good, bad=bad)
-        for triple in _typical_first(
-            triples.triple_pairs(model=model), lambda triple: ties or not triple.is_tie
-        )
+        for triple in _typical_first(pairs, lambda triple: ties or not triple.is_tie)
     )
     return _parquet(rows, good, bad) if file_format == PARQUET else _jsonl(rows)
 

@@ -237,6 +237,21 @@ def evaluation_sampling(sampling: Sampling) -> dict[str, Any]:
     return sampling_kept(sampling) | {"use": "evaluation"}
 
 
+def prompts_of(model: RegisteredModel) -> QuerySet[Prompt, Prompt]:
+    """Select a model's prompts, the newest first."""
+    return Prompt.objects.filter(model=model).order_by("-id")
+
+
+def judgements_of(model: RegisteredModel) -> QuerySet[Judgement, Judgement]:
+    """Select a model's standing judgements with labeler and pair, the newest first."""
+    return (
+        judgements_standing()
+        .select_related("assignment__labeler")
+        .filter(assignment__pair__prompt__model=model)
+        .order_by("-id")
+    )
+
+
 def prompt_counts(model: RegisteredModel) -> dict[str, int]:
     """Return the number of prompts on each side of the hold-out line."""
     rows = Prompt.objects.filter(model=model).values_list("split").annotate(n=Count("pk"))

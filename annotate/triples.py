@@ -99,6 +99,12 @@ def judged(pairs: QuerySet[Pair, Pair]) -> QuerySet[Pair, Pair]:
     return pairs.filter(Exists(_preferences().filter(assignment__pair=OuterRef("pk"))))
 
 
+def judged_since(pairs: QuerySet[Pair, Pair], *, judgement: int) -> QuerySet[Pair, Pair]:
+    """Select those of which a standing judgement is younger than the one with this id."""
+    younger = _preferences().filter(assignment__pair=OuterRef("pk"), pk__gt=judgement)
+    return pairs.filter(Exists(younger))
+
+
 def triples_of(pairs: QuerySet[Pair, Pair]) -> Iterator[Triple]:
     """Yield the triples of pairs in the order of their ids. Two or three queries for each 500, and one at first.
 

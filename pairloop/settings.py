@@ -100,11 +100,15 @@ INSTALLED_APPS = [
     "django.contrib.postgres",
     "csp",
     "django_htmx",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "knox",
     "template_partials",
     "procrastinate.contrib.django",
     "models_registry",
     "annotate",
     "training",
+    "pairloop.accounts",
     "pairloop.up",
 ]
 MIDDLEWARE = [
@@ -152,6 +156,10 @@ STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},
 }
+# whitenoise's own, and the maps of Swagger UI's scripts, which only a debugger asks for.
+WHITENOISE_SKIP_COMPRESS_EXTENSIONS = [
+    "jpg", "jpeg", "png", "gif", "webp", "zip", "gz", "tgz", "bz2", "tbz", "xz", "br", "woff", "woff2", "map",
+]  # fmt: skip
 
 LANGUAGE_CODE = "en-us"
 TIME_ZONE = env_text("PAIRLOOP_TIME_ZONE", "UTC")
@@ -197,14 +205,42 @@ CONTENT_SECURITY_POLICY = {
         "base-uri": [NONE],
     }
 }
+#: Requests to the REST API that a user may send in a minute, over all processes; 0: as many as they like.
+API_PER_MINUTE = env_int("PAIRLOOP_API_PER_MINUTE", default=600)
 REST_FRAMEWORK = {
-    "DEFAULT_AUTHENTICATION_CLASSES": ["rest_framework.authentication.SessionAuthentication"],
+    # The first one says how a missing login is answered: with 401.
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "pairloop.accounts.authentication.TokenAuthentication",
+        "rest_framework.authentication.SessionAuthentication",
+    ],
+    "DEFAULT_THROTTLE_CLASSES": ["pairloop.accounts.throttles.PerMinute"],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAdminUser"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_SCHEMA_CLASS": "pairloop.lib.schema.Schema",
+    # An address is described by the words that it is written in.
+    "SCHEMA_COERCE_PATH_PK": False,
     "EXCEPTION_HANDLER": "pairloop.lib.api.error_answer",
     # Without it, limits would believe any X-Forwarded-For.
     "NUM_PROXIES": 1 if HTTPS else 0,
+}
+KNOX_TOKEN_MODEL = "accounts.Token"  # noqa: S105 a model's name
+REST_KNOX = {"TOKEN_PREFIX": "pl_"}
+# Its own table would stay empty beside ours.
+MIGRATION_MODULES = {"knox": None}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Pairloop",
+    "DESCRIPTION": (
+        "Prompts, pairs, judgements, triples, rounds and versions. Labelers may ask for assignments and judge; "
+        "everything else is for staff, and what somebody may not see is 404. Every refusal is "
+        '`{"detail": "what to do", "code": "for_machines"}`.'
+    ),
+    "VERSION": "1",
+    "SCHEMA_PATH_PREFIX": "/api/v1",
+    "SERVE_PERMISSIONS": ["rest_framework.permissions.IsAuthenticated"],
+    "SERVE_INCLUDE_SCHEMA": False,
+    # Without the hook that gives enumerations names of their own: three kinds of `state` would fight for one.
+    "POSTPROCESSING_HOOKS": ["pairloop.lib.schema.refusals_add"],
 }
 # Plain HTTP on 127.0.0.1 is the default, so `check --deploy` only asks for TLS settings behind a proxy.
 SILENCED_SYSTEM_CHECKS = (

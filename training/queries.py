@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from django.db.models import Exists, Max, OuterRef, QuerySet
+from django.db.models import Count, Exists, Max, OuterRef, QuerySet
 from django.db.models.functions import Now
 
 from annotate import triples
@@ -146,9 +146,9 @@ def round_of(*, model: RegisteredModel, number: int) -> Round:
     ).get(model=model, number=number)
 
 
-def rounds_of(model: RegisteredModel) -> list[Round]:
-    """Return a model's rounds, the newest first."""
-    return list(
+def rounds_of(model: RegisteredModel) -> QuerySet[Round]:
+    """Select a model's rounds, the newest first."""
+    return (
         Round.objects.filter(model=model)
         .select_related("model", "parent__model", "version__model", "snapshot", "started_by")
         .order_by("-number")
@@ -241,9 +241,33 @@ def _new_count(round_: Round) -> int:
     return new.count()
 
 
-def as_dict(round_: Round) -> dict[str, Any]:
-    """Return a round as the API shows it."""
-    attempt = attempt_last(round_)
+def rounds_told(rounds: Sequence[Round]) -> list[dict[str, Any]]:
+    """Return rounds as the API shows them. Three queries, however many there are."""
+    ids = [round_.pk for round_ in rounds]
+    attempts = RoundAttempt.objects.filter(round__in=ids).order_by("round", "-number")
+    last = {attempt.round_id: attempt for attempt in attempts.distinct("round")}
+    items = SnapshotItem.objects.filter(
+        snapshot__round__in=ids, role=SnapshotItem.Role.NEW
+    ).values_list("snapshot__round")
+    new = dict(items.annotate(n=Count("pk")))
+    metrics: dict[int, dict[str, float]] = {}
+    values = RoundMetric.objects.filter(round__in=ids).order_by("round", "name", "-step")
+    for metric in values.distinct("round", "name"):
+        metrics.setdefault(metric.round_id, {})[metric.name] = metric.value
+    return [
+        _told(
+            round_,
+            attempt=last.get(round_.pk),
+            new=new.get(round_.pk, 0),
+            metrics=metrics.get(round_.pk, {}),
+        )
+        for round_ in rounds
+    ]
+
+
+def _told(
+    round_: Round, *, attempt: RoundAttempt | None, new: int, metrics: dict[str, float]
+) -> dict[str, Any]:
     return {
         "number": round_.number,
         "state": round_.state,
@@ -253,8 +277,8 @@ def as_dict(round_: Round) -> dict[str, Any]:
         "parent": round_.parent.number,
         "reference": round_.reference,
         "version": round_.version.number if round_.version else None,
-        "triples": roles_of(round_),
-        "metrics": {name: values[-1][1] for name, values in metrics_of(round_).items() if values},
+        "triples": {"new": new, "replay": round_.snapshot.count - new},
+        "metrics": metrics,
         "holdout": round_.holdout,
         "evaluation": round_.evaluation,
         "failure": (

@@ -6,18 +6,20 @@ from typing import Any
 
 from django.http import Http404
 from django.utils import timezone
+from drf_spectacular.utils import extend_schema
 from rest_framework import serializers, status
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from annotate import comparisons, queries
+from annotate.api.filters import ComparisonFilter
 from annotate.queries import ComparisonProgress, ComparisonReport
 from models_registry.actions import comparison_close
 from models_registry.lookup import model_for
 from models_registry.models import Comparison, ModelVersion, RegisteredModel
 from models_registry.queries import comparison_of, comparisons_of, version_numbered
 from models_registry.stats.evidence import Check, Rate
-from pairloop.lib.api import Request
+from pairloop.lib.api import ListView, Request
 
 #: The largest number that the database's column holds.
 LARGEST = 2**31 - 1
@@ -66,7 +68,9 @@ class ComparisonOut(serializers.Serializer[ComparisonReport]):
     incumbent = serializers.IntegerField(source="comparison.incumbent.number")
     prompts = serializers.IntegerField(source="comparison.budget")
     state = serializers.ChoiceField(choices=Comparison.State.choices, source="comparison.state")
-    created_by = serializers.CharField(source="comparison.created_by.username", default=None)
+    created_by = serializers.CharField(
+        source="comparison.created_by.username", default=None, allow_null=True
+    )
     created_at = serializers.DateTimeField(source="comparison.created_at")
     ended_at = serializers.DateTimeField(source="comparison.ended_at", allow_null=True)
     progress = ProgressOut()
@@ -84,14 +88,19 @@ class ComparisonOut(serializers.Serializer[ComparisonReport]):
     unchecked = serializers.ListField(child=serializers.CharField(), source="evidence.left_out")
 
 
-class ComparisonsView(APIView):
+class ComparisonsView(ListView):
     """The comparisons of a model."""
 
-    def get(self, request: Request, slug: str) -> Response:
-        """List them, the newest first."""
-        found = comparisons_of(model_for(request.user, slug))
-        return Response([_out(comparison) for comparison in found])
+    queryset = Comparison.objects.none()
+    filterset_class = ComparisonFilter
 
+    @extend_schema(responses=ComparisonOut(many=True))
+    def get(self, request: Request, slug: str) -> Response:
+        """List a model's comparisons, the newest first."""
+        page = self.page_of(comparisons_of(model_for(request.user, slug)))
+        return self.get_paginated_response([_out(comparison) for comparison in page])
+
+    @extend_schema(request=ComparisonIn, responses={201: ComparisonOut})
     def post(self, request: Request, slug: str) -> Response:
         """Ask the labelers to compare two versions on some of the held-out prompts."""
         model = model_for(request.user, slug)
@@ -110,14 +119,16 @@ class ComparisonsView(APIView):
 class ComparisonView(APIView):
     """One comparison."""
 
+    @extend_schema(responses=ComparisonOut)
     def get(self, request: Request, slug: str, pk: int) -> Response:
-        """Tell what it proves so far."""
+        """Tell what a comparison proves so far."""
         return Response(_out(_comparison_for(request, slug, pk)))
 
 
 class ComparisonCloseView(APIView):
     """The end of a comparison."""
 
+    @extend_schema(request=None, responses=ComparisonOut)
     def post(self, request: Request, slug: str, pk: int) -> Response:
         """Stop asking the labelers; one that has ended stays as it is."""
         comparison_close(comparison=_comparison_for(request, slug, pk), now=timezone.now())

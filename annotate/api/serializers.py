@@ -2,13 +2,55 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from annotate import exports
 from annotate.actions import ImportReport
 from annotate.forms import MOST_MS
-from annotate.models import Assignment, Completion, Import, Judgement, Verdict
+from annotate.models import Assignment, Completion, Import, Judgement, Prompt, Split, Verdict
+
+
+class MessageOut(serializers.Serializer[Any]):
+    """One turn of a prompt."""
+
+    role = serializers.ChoiceField(choices=["system", "user", "assistant"])
+    content = serializers.CharField(allow_blank=True)
+
+
+class RejectedLineOut(serializers.Serializer[Any]):
+    """A line that was left out of an import, and why."""
+
+    line = serializers.IntegerField()
+    reason = serializers.CharField()
+
+
+class PromptsImportOut(serializers.Serializer[ImportReport]):
+    """What became of the lines of an import of prompts."""
+
+    created = serializers.IntegerField()
+    duplicates = serializers.IntegerField()
+    rejected = serializers.SerializerMethodField()
+
+    @extend_schema_field(RejectedLineOut(many=True))
+    def get_rejected(self, report: ImportReport) -> list[dict[str, object]]:
+        """Return number and reason of every line that was left out."""
+        return [{"line": number, "reason": reason} for number, reason in report.rejected]
+
+
+class PromptOut(serializers.ModelSerializer[Prompt]):
+    """A prompt; `refusal` is why the engine does not take it."""
+
+    messages = MessageOut(many=True)
+    split = serializers.ChoiceField(choices=Split.choices)
+
+    class Meta:
+        """Fields."""
+
+        model = Prompt
+        fields = ["id", "messages", "split", "tags", "refusal", "created_at"]
 
 
 class CompletionOut(serializers.ModelSerializer[Completion]):
@@ -25,7 +67,7 @@ class AssignmentOut(serializers.ModelSerializer[Assignment]):
     """A pair to judge. Nothing in it tells who wrote what."""
 
     id = serializers.UUIDField(source="uuid")
-    prompt = serializers.JSONField(source="pair.prompt.messages")
+    prompt = MessageOut(source="pair.prompt.messages", many=True)
     left = CompletionOut()
     right = CompletionOut()
     guidelines_version = serializers.SerializerMethodField()
@@ -65,31 +107,30 @@ class JudgementOut(serializers.ModelSerializer[Judgement]):
         fields = ["assignment", "revision", "verdict", "reasons", "note", "active_ms", "judged_at"]
 
 
+class StandingOut(serializers.ModelSerializer[Judgement]):
+    """A judgement as staff sees it."""
+
+    assignment = serializers.UUIDField(source="assignment_id")
+    pair = serializers.IntegerField(source="assignment.pair_id")
+    labeler = serializers.CharField(source="assignment.labeler.username")
+    #: The completion that won; none when nobody did.
+    winner = serializers.IntegerField(source="winner_id", allow_null=True)
+
+    class Meta:
+        """Fields."""
+
+        model = Judgement
+        fields = [
+            "id", "assignment", "pair", "labeler", "revision", "verdict", "winner", "reasons", "note",
+            "active_ms", "guidelines_version", "is_late", "judged_at",
+        ]  # fmt: skip
+
+
 class TriplesIn(serializers.Serializer[None]):
     """Which triples, under which keys."""
 
     ties = serializers.BooleanField(default=False)
     keys = serializers.ChoiceField(choices=list(exports.KEYS), default="chosen_rejected")
-
-
-class RejectedLineOut(serializers.Serializer[None]):
-    """A line that was left out of an import, and why."""
-
-    line = serializers.IntegerField()
-    reason = serializers.CharField()
-
-
-class PromptsImportOut(serializers.Serializer[ImportReport]):
-    """What became of the lines of an import of prompts."""
-
-    created = serializers.IntegerField()
-    duplicates = serializers.IntegerField()
-    rejected = serializers.SerializerMethodField()
-
-    @extend_schema_field(RejectedLineOut(many=True))
-    def get_rejected(self, report: ImportReport) -> list[dict[str, object]]:
-        """Return number and reason of every line that was left out."""
-        return [{"line": number, "reason": reason} for number, reason in report.rejected]
 
 
 class ImportOut(serializers.ModelSerializer[Import]):

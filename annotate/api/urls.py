@@ -11,6 +11,7 @@ urlpatterns = [
     path(
         "models/<slug:slug>/assignments/", views.AssignmentsView.as_view(), name="api-assignments"
     ),
+    path("models/<slug:slug>/judgements/", views.JudgementsView.as_view(), name="api-judgements"),
     path("assignments/<uuid:uuid>/judgement/", views.JudgementView.as_view(), name="api-judgement"),
     path("models/<slug:slug>/triples/", views.TriplesView.as_view(), name="api-triples"),
     path("models/<slug:slug>/imports/<int:number>/", views.ImportView.as_view(), name="api-import"),

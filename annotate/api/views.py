@@ -10,6 +10,8 @@ from django.conf import settings
 from django.contrib.auth.models import User
 from django.http import Http404, HttpResponseBase
 from django.utils import timezone
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema
 from rest_framework import request, status
 from rest_framework.exceptions import ParseError, ValidationError
 from rest_framework.parsers import BaseParser, JSONParser
@@ -17,19 +19,27 @@ from rest_framework.renderers import BaseRenderer, JSONRenderer
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from annotate import actions, exports, imports, prompts, queries
+from annotate import actions, exports, imports, prompts, queries, triples
+from annotate.api.filters import (
+    TRIPLE_PARAMETERS,
+    JudgementFilter,
+    PromptFilter,
+    triple_pairs,
+)
 from annotate.api.serializers import (
     AssignmentOut,
     ImportOut,
     JudgementIn,
     JudgementOut,
+    PromptOut,
     PromptsImportOut,
+    StandingOut,
     TriplesIn,
 )
 from annotate.downloads import triples_download
-from annotate.models import Assignment, Import
+from annotate.models import Assignment, Import, Judgement, Prompt
 from models_registry.lookup import model_for
-from pairloop.lib.api import MemberView, Request
+from pairloop.lib.api import ListView, MemberView, Request
 
 
 class Lines(dict[str, Any]):
@@ -68,13 +78,45 @@ class CSVParser(JSONLParser):
     filename = "body.csv"
 
 
-class PromptsView(APIView):
+#: For the API's description. Lines are not described further: bad ones are reported, not refused.
+PROMPTS_IN = {
+    "type": "array",
+    "items": {},
+    "example": [
+        {"prompt": "Name three primes.", "tags": ["maths"]},
+        {
+            "messages": [
+                {"role": "system", "content": "Be brief."},
+                {"role": "user", "content": "Hi!"},
+            ]
+        },
+    ],
+}
+
+
+class PromptsView(ListView):
     """The prompts of a model."""
 
     parser_classes = [JSONParser, JSONLParser, CSVParser]
+    queryset = Prompt.objects.none()
+    filterset_class = PromptFilter
 
+    @extend_schema(responses=PromptOut(many=True))
+    def get(self, request: Request, slug: str) -> Response:
+        """List a model's prompts, the newest first."""
+        page = self.page_of(queries.prompts_of(model_for(request.user, slug)))
+        return self.get_paginated_response(PromptOut(page, many=True).data)
+
+    @extend_schema(
+        request={
+            JSONParser.media_type: PROMPTS_IN,
+            JSONLParser.media_type: OpenApiTypes.STR,
+            CSVParser.media_type: OpenApiTypes.STR,
+        },
+        responses=PromptsImportOut,
+    )
     def post(self, request: Request, slug: str) -> Response:
-        """Import a JSON list, JSON lines or CSV; good ones stay whatever the bad ones are."""
+        """Import prompts, a JSON list, JSON lines or CSV; good ones stay whatever the bad ones are."""
         model = model_for(request.user, slug)
         report = actions.prompts_import(model=model, lines=_numbered(request))
         return Response(PromptsImportOut(report).data)
@@ -83,8 +125,9 @@ class PromptsView(APIView):
 class AssignmentsView(MemberView):
     """The labeler's next pair of a model."""
 
+    @extend_schema(request=None, responses={201: AssignmentOut, 204: None})
     def post(self, request: Request, slug: str) -> Response:
-        """Lease a pair, or return the one that is leased to them already; 204 when none waits."""
+        """Lease a pair, or return the one that is leased to you already; 204 when none waits."""
         model = model_for(request.user, slug)
         try:
             assignment = actions.pair_assign(model=model, labeler=request.user, now=timezone.now())
@@ -98,8 +141,9 @@ class AssignmentsView(MemberView):
 class JudgementView(MemberView):
     """What a labeler says about their assignment."""
 
+    @extend_schema(request=JudgementIn, responses={201: JudgementOut, 200: JudgementOut})
     def post(self, request: Request, uuid: UUID) -> Response:
-        """Record it; repeated, the answer is what stands."""
+        """Judge your assignment; repeated, the answer is what stands."""
         assignment = _assignment_for(request.user, uuid)
         said = JudgementIn(data=request.data)
         said.is_valid(raise_exception=True)
@@ -109,11 +153,25 @@ class JudgementView(MemberView):
         code = status.HTTP_201_CREATED if is_new else status.HTTP_200_OK
         return Response(JudgementOut(judgement).data, status=code)
 
+    @extend_schema(responses={204: None})
     def delete(self, request: Request, uuid: UUID) -> Response:
-        """Take it back; the pair is their next assignment again."""
+        """Take your judgement back; the pair is your next assignment again."""
         assignment = _assignment_for(request.user, uuid)
         actions.judgement_undo(assignment=assignment, now=timezone.now())
         return Response(status=status.HTTP_204_NO_CONTENT)
+
+
+class JudgementsView(ListView):
+    """The judgements of a model that stand."""
+
+    queryset = Judgement.objects.none()
+    filterset_class = JudgementFilter
+
+    @extend_schema(responses=StandingOut(many=True))
+    def get(self, request: Request, slug: str) -> Response:
+        """List a model's standing judgements, the newest first; `since` is the id of one."""
+        page = self.page_of(queries.judgements_of(model_for(request.user, slug)))
+        return self.get_paginated_response(StandingOut(page, many=True).data)
 
 
 class JSONLRenderer(JSONRenderer):
@@ -174,19 +232,41 @@ class TriplesView(APIView):
     renderer_classes = [JSONLRenderer, JSONRenderer, ParquetRenderer]
     parser_classes = [JSONLFileParser, ParquetFileParser, AnyFileParser]
 
+    @extend_schema(
+        parameters=[TriplesIn, *TRIPLE_PARAMETERS],
+        responses={
+            (200, exports.MEDIA_TYPES[exports.JSONL]): OpenApiTypes.STR,
+            (200, exports.MEDIA_TYPES[exports.PARQUET]): OpenApiTypes.BINARY,
+        },
+    )
     def get(self, request: Request, slug: str) -> HttpResponseBase:
-        """Stream all triples as JSONL or, with `?format=parquet`, as Parquet; ties only when asked for."""
+        """Stream a model's triples as JSONL or Parquet; those that are ties only when asked for.
+
+        `since` is the id of a judgement: only triples that a later one speaks of, hence none that came with a file.
+        Remember the highest of a triple's `judgements` to ask for what came after.
+        """
         model = model_for(request.user, slug)
+        pairs = triple_pairs(
+            request, triples.triple_pairs(model=model), others=["format", "ties", "keys"]
+        )
         asked = TriplesIn(data=request.query_params)
         asked.is_valid(raise_exception=True)
         return triples_download(
             model=model,
+            pairs=pairs,
             file_format=exports.PARQUET if self.is_parquet else exports.JSONL,
             **asked.validated_data,
         )
 
+    @extend_schema(
+        request={
+            parser.media_type: OpenApiTypes.BINARY
+            for parser in (JSONLFileParser, ParquetFileParser, AnyFileParser)
+        },
+        responses={202: ImportOut},
+    )
     def post(self, request: Request, slug: str) -> Response:
-        """Take JSONL or Parquet and queue its import; `imports/<id>/` tells how far it is."""
+        """Import triples from JSONL or Parquet, later; `imports/<number>/` tells how far it is."""
         model = model_for(request.user, slug)
         body = request.data.pieces() if isinstance(request.data, FileBody) else iter(())
         started = imports.import_start(
@@ -206,8 +286,9 @@ class TriplesView(APIView):
 class ImportView(APIView):
     """An import of preference pairs."""
 
+    @extend_schema(responses=ImportOut)
     def get(self, request: Request, slug: str, number: int) -> Response:
-        """Return how far it is and what came of it."""
+        """Tell how far an import is and what came of it."""
         model = model_for(request.user, slug)
         try:
             found = queries.import_of(model=model, import_id=number)

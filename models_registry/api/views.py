@@ -6,62 +6,76 @@ from typing import Any
 
 from django.http import Http404
 from django.utils import timezone
-from rest_framework import serializers
+from drf_spectacular.utils import extend_schema
+from rest_framework.permissions import IsAuthenticated
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from models_registry import actions, queries
+from models_registry.api.filters import VersionFilter
+from models_registry.api.serializers import (
+    AliasIn,
+    ModelOut,
+    MoveOut,
+    VersionOut,
+    VersionWholeOut,
+)
 from models_registry.lookup import model_for
-from models_registry.models import Alias, AliasMove, ModelVersion, RegisteredModel
-from pairloop.lib.api import MemberView, Request
+from models_registry.models import Alias, ModelVersion, RegisteredModel
+from pairloop.lib.api import ListView, MemberView, Request
 
 
-class AliasIn(serializers.Serializer[Any]):
-    """Where an alias should point, and why."""
-
-    version = serializers.IntegerField(min_value=0)
-    reason = serializers.CharField(max_length=1000, allow_blank=True, default="")
-
-
-class ModelsView(MemberView):
+class ModelsView(ListView):
     """The models that somebody may see."""
 
+    permission_classes = [IsAuthenticated]
+    queryset = RegisteredModel.objects.none()
+
+    @extend_schema(responses=ModelOut(many=True))
     def get(self, request: Request) -> Response:
-        """List them; a labeler learns no more than their names."""
-        return Response([_model_out(model, request) for model in queries.models_of(request.user)])
+        """List one's models; a labeler learns no more than their names."""
+        page = self.page_of(queries.models_of(request.user))
+        return self.get_paginated_response([_model_out(model, request) for model in page])
 
 
 class ModelView(MemberView):
     """One model."""
 
+    @extend_schema(responses=ModelOut)
     def get(self, request: Request, slug: str) -> Response:
-        """Describe it; a labeler learns no more than its name."""
+        """Describe a model; a labeler learns no more than its name."""
         return Response(_model_out(model_for(request.user, slug), request))
 
 
-class VersionsView(APIView):
+class VersionsView(ListView):
     """The versions of a model."""
 
+    queryset = ModelVersion.objects.none()
+    filterset_class = VersionFilter
+
+    @extend_schema(responses=VersionOut(many=True))
     def get(self, request: Request, slug: str) -> Response:
-        """List them, the newest first."""
-        versions = queries.versions_of(model_for(request.user, slug))
-        return Response([_version_out(version) for version in versions])
+        """List a model's versions, the newest first."""
+        page = self.page_of(queries.versions_of(model_for(request.user, slug)))
+        return self.get_paginated_response(VersionOut(page, many=True).data)
 
 
 class VersionView(APIView):
     """One version."""
 
+    @extend_schema(responses=VersionWholeOut)
     def get(self, request: Request, slug: str, number: int) -> Response:
-        """Describe it, with metrics and card."""
+        """Describe a version, with metrics and card."""
         version = _version_for(model_for(request.user, slug), number)
-        return Response(_version_out(version) | {"metrics": version.metrics, "card": version.card})
+        return Response(VersionWholeOut(version).data)
 
 
 class AliasView(APIView):
     """A name that points at a version."""
 
+    @extend_schema(request=AliasIn, responses=MoveOut)
     def post(self, request: Request, slug: str, name: str) -> Response:
-        """Point `champion` at another version."""
+        """Point `champion` at another version; the other aliases move by themselves."""
         model = model_for(request.user, slug)
         asked = AliasIn(data=request.data)
         asked.is_valid(raise_exception=True)
@@ -77,7 +91,7 @@ class AliasView(APIView):
             reason=asked.validated_data["reason"],
             now=timezone.now(),
         )
-        return Response(_move_out(move))
+        return Response(MoveOut(move).data)
 
 
 def _version_for(model: RegisteredModel, number: int) -> ModelVersion:
@@ -90,9 +104,9 @@ def _version_for(model: RegisteredModel, number: int) -> ModelVersion:
 def _model_out(model: RegisteredModel, request: Request) -> dict[str, Any]:
     named = {"slug": model.slug, "name": model.name}
     if not request.user.is_staff:
-        return named
+        return dict(ModelOut(named).data)
     aliases = model.aliases.select_related("version").order_by("name")
-    return named | {
+    whole = named | {
         "state": model.state,
         "failure": model.failure,
         "base_source": model.base_source,
@@ -109,31 +123,4 @@ def _model_out(model: RegisteredModel, request: Request) -> dict[str, Any]:
         "aliases": {alias.name: alias.version.number for alias in aliases},
         "created_at": model.created_at,
     }
-
-
-def _version_out(version: ModelVersion) -> dict[str, Any]:
-    return {
-        "number": version.number,
-        "kind": version.kind,
-        "state": version.state,
-        "parent": version.parent.number if version.parent else None,
-        "aliases": sorted(alias.name for alias in version.aliases.all()),
-        "sha256": version.sha256,
-        "size_bytes": version.size_bytes,
-        "created_at": version.created_at,
-        "served": [
-            {"engine": serving.engine, "loaded_at": serving.loaded_at, "canary": serving.canary}
-            for serving in version.servings.all()
-        ],
-    }
-
-
-def _move_out(move: AliasMove) -> dict[str, Any]:
-    return {
-        "name": move.name,
-        "from_version": move.from_version.number if move.from_version else None,
-        "version": move.to_version.number,
-        "moved_by": move.moved_by.get_username() if move.moved_by else None,
-        "moved_at": move.moved_at,
-        "reason": move.reason,
-    }
+    return dict(ModelOut(whole).data)

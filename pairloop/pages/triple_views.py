@@ -13,6 +13,7 @@ from annotate import imports, queries
 from annotate.downloads import triples_download
 from annotate.forms import TriplesFileForm, TriplesImportForm
 from annotate.models import Import
+from annotate.triples import triple_pairs
 from models_registry.lookup import model_for_staff
 from models_registry.models import RegisteredModel
 from pairloop.lib.errors import Refused
@@ -56,6 +57,7 @@ def triples_file(request: Request, slug: str) -> HttpResponse | StreamingHttpRes
         return _page(request, model, TriplesImportForm(), file_form=form, status=422)
     return triples_download(
         model=model,
+        pairs=triple_pairs(model=model),
         file_format=form.cleaned_data["format"],
         ties=form.cleaned_data["ties"],
         keys=form.cleaned_data["keys"],

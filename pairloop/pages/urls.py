@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from django.contrib.auth.views import LogoutView
 from django.urls import path
 
 from pairloop.pages import (
@@ -17,8 +16,6 @@ from pairloop.pages import (
 
 urlpatterns = [
     path("", views.home, name="home"),
-    path("login/", views.login, name="login"),
-    path("logout/", LogoutView.as_view(), name="logout"),
     path("healthz", views.healthz, name="healthz"),
     path("readyz", views.readyz, name="readyz"),
     path("account/password/", people_views.PasswordView.as_view(), name="password_change"),
@@ -39,6 +36,7 @@ urlpatterns = [
         settings_views.settings_group,
         name="settings-group",
     ),
+    path("api/v1/docs/", views.api_docs, name="api-docs"),
     path("models/<slug:slug>/triples/", triple_views.triples, name="triples"),
     path("models/<slug:slug>/triples/file/", triple_views.triples_file, name="triples-file"),
     path(

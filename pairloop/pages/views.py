@@ -6,20 +6,16 @@ import sys
 from typing import Any
 
 from django.contrib.auth.decorators import login_not_required
-from django.contrib.auth.views import LoginView
 from django.db import OperationalError
-from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.template.loader import render_to_string
 from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_safe
-from django_htmx.http import HttpResponseClientRefresh
 
 from pairloop.lib.http import Request
 from pairloop.pages import health, queries
-
-LOGIN = LoginView.as_view(redirect_authenticated_user=True)
 
 
 @never_cache
@@ -32,12 +28,10 @@ def home(request: Request) -> HttpResponse:
     return render(request, "pages/home.html", {"desks": queries.desks_of(request.user)})
 
 
-@login_not_required
-def login(request: Request) -> HttpResponseBase:
-    """Ask who is there; a part of a page whose session has ended makes the whole page ask."""
-    if request.htmx:
-        return HttpResponseClientRefresh()
-    return LOGIN(request)
+@require_safe
+def api_docs(request: Request) -> HttpResponse:
+    """Show what the REST API can do, and let it be tried."""
+    return render(request, "pages/api_docs.html")
 
 
 def server_error(request: HttpRequest) -> HttpResponse:

@@ -268,10 +268,20 @@ def _database_given() -> str:
     return f"Uses the PostgreSQL at {host} of PAIRLOOP_DATABASE_URL."
 
 
+#: What drf-spectacular-sidecar brings and no page loads; hashing it would cost a second of each start.
+UNUSED_FILES = ["redoc", "swagger-ui-standalone-preset*", "oauth2-redirect*"]
+
+
 def _database_prepare(say: Say) -> None:
     try:
         call_command("migrate", interactive=False, verbosity=0, skip_checks=True)
-        call_command("collectstatic", interactive=False, verbosity=0, skip_checks=True)
+        call_command(
+            "collectstatic",
+            interactive=False,
+            verbosity=0,
+            skip_checks=True,
+            ignore_patterns=UNUSED_FILES,
+        )
         for line in seed.seed():
             say(line)
         model_check()

@@ -107,7 +107,7 @@ class TestAssignments:
     def test_refuses_strangers(self, client, model):
         response = self.ask(client, model)
 
-        assert response.status_code == 403
+        assert response.status_code == 401
         assert response.json()["code"] == "not_authenticated"
 
     def test_says_nothing_about_who_wrote_what(self, caller, model):
@@ -523,3 +523,141 @@ class TestPrompts:
         answer = caller.post(self.path(model), [], content_type="application/json")
 
         assert answer.status_code == 404
+
+
+class TestPromptsList:
+    def ask(self, client, model, **query):
+        return client.get(f"/api/v1/models/{model.slug}/prompts/", query)
+
+    def test_tells_the_newest_first(self, admin, model):
+        old, new = factories.PromptFactory.create_batch(2, model=model, tags=["maths"])
+        factories.PromptFactory()
+
+        told = self.ask(admin, model).json()
+
+        assert [prompt["id"] for prompt in told["results"]] == [new.pk, old.pk]
+        assert told["results"][0] == {
+            "id": new.pk,
+            "messages": new.messages,
+            "split": "train",
+            "tags": ["maths"],
+            "refusal": "",
+            "created_at": new.created_at.isoformat().replace("+00:00", "Z"),
+        }
+
+    @pytest.mark.parametrize(
+        ("query", "found"),
+        [
+            ({"split": "holdout"}, [1]),
+            ({"tag": "a"}, [2, 0]),
+            ({"tag": "a", "split": "train"}, [2, 0]),
+            ({"tag": "A"}, []),
+            ({"ordering": "id"}, [0, 1, 2]),
+            ({"ordering": "-id", "page_size": 2}, [2, 1]),
+        ],
+    )
+    def test_is_filtered(self, admin, model, query, found):
+        prompts = [
+            factories.PromptFactory(model=model, tags=["a", "b"]),
+            factories.PromptFactory(model=model, split="holdout"),
+            factories.PromptFactory(model=model, tags=["a"]),
+        ]
+
+        told = self.ask(admin, model, **query).json()["results"]
+
+        assert [prompt["id"] for prompt in told] == [prompts[n].pk for n in found]
+
+    @pytest.mark.parametrize("query", [{"split": "test"}, {"tag": "\x00"}, {"tag": "x" * 51}])
+    def test_refuses_what_makes_no_sense(self, admin, model, query):
+        answer = self.ask(admin, model, **query)
+
+        assert (answer.status_code, answer.json()["code"]) == (400, "invalid")
+
+
+class TestJudgementsList:
+    def ask(self, client, model, **query):
+        answer = client.get(f"/api/v1/models/{model.slug}/judgements/", query)
+        return [judgement["id"] for judgement in answer.json()["results"]]
+
+    def test_tells_what_stands(self, admin, model):
+        taken_back = factories.JudgementFactory(assignment__pair__prompt__model=model)
+        factories.JudgementFactory(assignment=taken_back.assignment, revision=2, verdict="")
+        stands = factories.JudgementFactory(
+            assignment__pair__prompt__model=model, note="Kinder.", reasons=["clearer"]
+        )
+        factories.JudgementFactory()
+
+        told = admin.get(f"/api/v1/models/{model.slug}/judgements/").json()["results"]
+
+        assert [row["id"] for row in told] == [stands.pk]
+        assert told[0] | {"note": "Kinder.", "reasons": ["clearer"], "verdict": "left"} == told[0]
+        assert told[0]["labeler"] == stands.assignment.labeler.username
+        assert told[0]["pair"] == stands.assignment.pair_id
+        assert told[0]["winner"] == stands.winner_id
+
+    def test_is_filtered(self, admin, model):
+        first, second = [
+            factories.JudgementFactory(assignment__pair__prompt__model=model, verdict=verdict)
+            for verdict in ("left", "tie")
+        ]
+
+        assert self.ask(admin, model) == [second.pk, first.pk]
+        assert self.ask(admin, model, verdict="tie") == [second.pk]
+        assert self.ask(admin, model, labeler=first.assignment.labeler.username) == [first.pk]
+        assert self.ask(admin, model, since=first.pk) == [second.pk]
+        assert self.ask(admin, model, ordering="id") == [first.pk, second.pk]
+
+    def test_costs_the_same_however_many_there_are(
+        self, admin, model, django_assert_max_num_queries
+    ):
+        factories.JudgementFactory.create_batch(5, assignment__pair__prompt__model=model)
+
+        with django_assert_max_num_queries(6):
+            assert len(self.ask(admin, model)) == 5
+
+
+class TestTriplesFilters:
+    def ask(self, client, model, **query):
+        answer = client.get(f"/api/v1/models/{model.slug}/triples/", query)
+        assert answer.status_code == 200
+        return [json.loads(line)["pair"] for line in answer.getvalue().splitlines()]
+
+    @pytest.fixture
+    def judged(self, model):
+        by_base = factories.JudgementFactory(assignment__pair__prompt__model=model)
+        adapter = factories.ModelVersionFactory(model=model, adapter=True)
+        prompt = factories.PromptFactory(model=model, tags=["maths"])
+        pair = factories.PairFactory(prompt=prompt, first__version=adapter, second__version=adapter)
+        return [by_base, factories.JudgementFactory(assignment__pair=pair)]
+
+    def test_since_tag_and_version(self, admin, model, judged):
+        base, adapter = (judgement.assignment.pair_id for judgement in judged)
+
+        # What a reader guesses types from comes first, whatever its id.
+        assert sorted(self.ask(admin, model)) == [base, adapter]
+        assert self.ask(admin, model, tag="maths") == [adapter]
+        assert self.ask(admin, model, version=0) == [base]
+        assert self.ask(admin, model, version=1, tag="maths", keys="chosen_rejected") == [adapter]
+        assert self.ask(admin, model, since=judged[0].pk) == [adapter]
+        assert self.ask(admin, model, since=judged[1].pk) == []
+
+    def test_since_finds_an_old_pair_that_somebody_judged_again(self, admin, model, judged):
+        last = judged[1].pk
+        again = factories.JudgementFactory(assignment__pair=judged[0].assignment.pair)
+
+        assert self.ask(admin, model, since=last) == [again.assignment.pair_id]
+
+    @pytest.mark.parametrize(
+        ("query", "code"),
+        [
+            ({"since": "-1"}, "invalid"),
+            ({"since": "1.5"}, "invalid"),
+            ({"since": str(2**63)}, "invalid"),
+            ({"version": "v1"}, "invalid"),
+            ({"tags": "maths"}, "unknown_filter"),
+        ],
+    )
+    def test_refuse_what_makes_no_sense(self, admin, model, query, code):
+        answer = admin.get(f"/api/v1/models/{model.slug}/triples/", query)
+
+        assert (answer.status_code, answer.json()["code"]) == (400, code)

@@ -45,7 +45,7 @@ class TestComparisons:
         assert opened["evidence"] == 1.0
         assert opened["progress"] == {"judged": 0, "waiting": 0, "left_out": {}}
         assert admin.get(f"{URL}{opened['id']}/").json() == opened
-        assert admin.get(URL).json() == [opened]
+        assert admin.get(URL).json()["results"] == [opened]
 
     def test_tell_what_they_prove(self, admin: Client, version: ModelVersion) -> None:
         comparison = factories.ComparisonFactory.create(model=version.model)

@@ -12,7 +12,7 @@ from django.core.management.base import CommandError
 from pyarrow import json as arrow_json
 from pyarrow import parquet
 
-from annotate import exports, imports
+from annotate import exports, imports, triples
 from annotate.models import Pair
 from models_registry.models import RegisteredModel
 from tests import factories
@@ -41,7 +41,7 @@ def imported(model: RegisteredModel) -> Pair:
 
 def export(model: RegisteredModel, **wishes: Any) -> bytes:
     asked = {"file_format": exports.JSONL, "ties": False, "keys": "chosen_rejected"} | wishes
-    return b"".join(exports.triples_export(model=model, **asked))
+    return b"".join(exports.triples_export(pairs=triples.triple_pairs(model=model), **asked))
 
 
 def lines(model: RegisteredModel, **wishes: Any) -> list[dict[str, Any]]:

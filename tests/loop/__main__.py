@@ -107,7 +107,7 @@ def judge_until_enough(product: Product, admin: Api, labeler: Api) -> int:
         nonlocal pairs
         pairs += judge_shorter(labeler) is not None
         found = admin.get("models/demo/rounds/")
-        return found["triples_waiting"] >= TRIPLES or bool(found["rounds"])
+        return found["triples_waiting"] >= TRIPLES or bool(found["results"])
 
     product.wait_for(f"{TRIPLES} triples", enough, seconds=600)
     tell(f"judged {pairs} pairs")
@@ -118,7 +118,7 @@ def round_wait(product: Product, admin: Api) -> dict[str, Any]:
     """Wait for the minute job to start the round, and for the round's end."""
     product.wait_for(
         "a round that started by itself",
-        lambda: admin.get("models/demo/rounds/")["rounds"],
+        lambda: admin.get("models/demo/rounds/")["results"],
         seconds=120,
     )
     told = ""

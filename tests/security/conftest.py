@@ -11,6 +11,7 @@ from django.utils import timezone
 from annotate.models import Assignment
 from models_registry.models import RegisteredModel
 from tests import factories
+from tests.security.world import World, build
 from training.models import Round
 
 #: What an evaluation says about one version's answers.
@@ -93,3 +94,9 @@ def lease(model: RegisteredModel, labeler_client: Client) -> Assignment:
     """The pair that the labeler has on the screen."""
     labeler_client.get(f"/models/{model.slug}/judge/")
     return Assignment.objects.latest("assigned_at")
+
+
+@pytest.fixture
+def world(db: None) -> World:
+    """Two models, and everybody who might ask for what belongs to one of them."""
+    return build()

@@ -247,6 +247,46 @@ class TestApi:
         assert ended.json()["state"] == "cancelled"
         assert admin.post(self.path(model, "1/cancel/")).json()["code"] == "round_ended"
 
+    def test_lists_the_newest_first_and_filters(self, admin, model):
+        judge(model, count=3)
+        factories.RoundFactory(model=model, number=1, state="cancelled")
+        factories.RoundFactory(model=model, number=2)
+
+        told = admin.get(self.path(model)).json()
+
+        assert [round_["number"] for round_ in told["results"]] == [2, 1]
+        assert (told["count"], told["triples_waiting"]) == (2, 3)
+        for query, numbers in [({"state": "cancelled"}, [1]), ({"ordering": "number"}, [1, 2])]:
+            found = admin.get(self.path(model), query).json()["results"]
+            assert [round_["number"] for round_ in found] == numbers
+
+    def test_tells_the_same_in_a_list_as_alone(self, admin, model):
+        item = factories.SnapshotItemFactory(pair__prompt__model=model)
+        round_ = factories.RoundFactory(
+            model=model, snapshot=item.snapshot, state="running", number=1
+        )
+        factories.RoundAttemptFactory(round=round_, number=1, outcome="failed", progress=0.9)
+        factories.RoundAttemptFactory(
+            round=round_, number=2, stage="training", progress=0.4, eta_s=60
+        )
+        for step, value in ((1, 0.69), (2, 0.5)):
+            factories.RoundMetricFactory(round=round_, step=step, value=value)
+
+        alone = admin.get(self.path(model, "1/")).json()
+
+        assert admin.get(self.path(model)).json()["results"] == [alone]
+        assert (alone["stage"], alone["progress"], alone["eta_s"]) == ("training", 0.4, 60)
+        assert (alone["metrics"], alone["triples"]) == ({"loss": 0.5}, {"new": 1, "replay": 0})
+
+    def test_costs_the_same_however_many_rounds_there_are(
+        self, admin, model, django_assert_max_num_queries
+    ):
+        for number in range(1, 9):
+            factories.RoundFactory(model=model, number=number, state="cancelled")
+
+        with django_assert_max_num_queries(10):
+            assert len(admin.get(self.path(model)).json()["results"]) == 8
+
     @pytest.mark.parametrize(
         ("body", "says"),
         [

@@ -1,12 +1,17 @@
-"""What an engineer may send about rounds; it only validates."""
+"""What the REST API takes and gives about rounds."""
 
 from __future__ import annotations
 
+from typing import Any
+
+from drf_spectacular.utils import extend_schema_serializer
 from rest_framework import serializers
 
-from training.models import Reference
+from pairloop.lib.schema import STRICT
+from training.models import Reference, Round
 
 
+@extend_schema_serializer(extensions={STRICT: True})
 class RoundIn(serializers.Serializer[None]):
     """One round's wishes; what is left out is taken from the model's policy."""
 
@@ -27,3 +32,50 @@ class RoundIn(serializers.Serializer[None]):
             )
         found: dict[str, object] = super().to_internal_value(data)
         return found
+
+
+class StartedOut(serializers.ModelSerializer[Round]):
+    """A round that waits for the trainer."""
+
+    class Meta:
+        """Fields."""
+
+        model = Round
+        fields = ["number", "state"]
+
+
+class RolesOut(serializers.Serializer[Any]):
+    """How many of a round's triples are new, how many were trained on before."""
+
+    new = serializers.IntegerField()
+    replay = serializers.IntegerField()
+
+
+class FailureOut(serializers.Serializer[Any]):
+    """Why a round failed."""
+
+    code = serializers.CharField(allow_blank=True)
+    detail = serializers.CharField()
+
+
+class RoundOut(serializers.Serializer[Any]):
+    """A round: how far it is and what came of it."""
+
+    number = serializers.IntegerField()
+    state = serializers.ChoiceField(choices=Round.State.choices)
+    #: What the trainer is at; empty when it is at nothing.
+    stage = serializers.CharField(allow_blank=True)
+    progress = serializers.FloatField(min_value=0, max_value=1)
+    eta_s = serializers.IntegerField(allow_null=True)
+    parent = serializers.IntegerField()  # type: ignore[assignment]
+    reference = serializers.ChoiceField(choices=Reference.choices)
+    version = serializers.IntegerField(allow_null=True)
+    triples = RolesOut()
+    #: The last value of each number that the trainer told.
+    metrics = serializers.DictField(child=serializers.FloatField(allow_null=True))
+    holdout = serializers.DictField()
+    evaluation = serializers.DictField()
+    failure = FailureOut(allow_null=True)
+    started_by = serializers.CharField(allow_null=True)
+    created_at = serializers.DateTimeField()
+    ended_at = serializers.DateTimeField(allow_null=True)

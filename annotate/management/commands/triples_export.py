@@ -8,7 +8,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from annotate import exports
+from annotate import exports, triples
 from models_registry.models import RegisteredModel
 
 
@@ -31,7 +31,10 @@ class Command(BaseCommand):
         if model is None:
             raise CommandError(f"No model {options['model']} is registered; see register_base.")
         pieces = exports.triples_export(
-            model=model, file_format=options["format"], ties=options["ties"], keys=options["keys"]
+            pairs=triples.triple_pairs(model=model),
+            file_format=options["format"],
+            ties=options["ties"],
+            keys=options["keys"],
         )
         if options["output"] is None:
             for piece in pieces:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from annotate.prompts import PromptRefused
@@ -44,7 +45,7 @@ class SideOut(serializers.Serializer[Side]):
 
     text = serializers.CharField()
     finish_reason = serializers.CharField()
-    version = serializers.IntegerField(source="version.number", default=None)
+    version = serializers.IntegerField(source="version.number", default=None, allow_null=True)
     tokens = serializers.IntegerField(allow_null=True)
     seconds = serializers.FloatField(allow_null=True)
 
@@ -63,17 +64,19 @@ class PlayOut(serializers.Serializer[Play]):
     left = serializers.SerializerMethodField()
     right = serializers.SerializerMethodField()
     pick = serializers.CharField()
-    picked_at = serializers.DateTimeField()
+    picked_at = serializers.DateTimeField(allow_null=True)
     created_at = serializers.DateTimeField()
 
     def get_versions(self, play: Play) -> list[int]:
         """Return both numbers."""
         return sorted((version.number for version in play.versions), reverse=True)
 
+    @extend_schema_field(SideOut)
     def get_left(self, play: Play) -> dict[str, Any]:
         """Return the left answer."""
         return dict(SideOut(sides_of(play)[0]).data)
 
+    @extend_schema_field(SideOut)
     def get_right(self, play: Play) -> dict[str, Any]:
         """Return the right answer."""
         return dict(SideOut(sides_of(play)[1]).data)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from uuid import UUID, uuid4
 
 from django.utils import timezone
+from drf_spectacular.utils import extend_schema
 from rest_framework import status
 from rest_framework.exceptions import ValidationError
 from rest_framework.response import Response
@@ -24,8 +25,9 @@ from pairloop.pages.play_views import play_for
 class PlaysView(APIView):
     """The questions of the playground."""
 
+    @extend_schema(request=PlayIn, responses={201: PlayOut, 200: PlayOut})
     def post(self, request: Request, slug: str) -> Response:
-        """Ask one; the answers follow at its own address. Sent twice with the same id, it is asked once."""
+        """Ask two versions; the answers follow at its own address. Sent twice with the same id, it is asked once."""
         model = model_for(request.user, slug)
         said = PlayIn(data=request.data)
         said.is_valid(raise_exception=True)
@@ -47,16 +49,18 @@ class PlaysView(APIView):
 class PlayView(APIView):
     """One question."""
 
+    @extend_schema(responses=PlayOut)
     def get(self, request: Request, slug: str, uuid: UUID) -> Response:
-        """Describe it; who wrote which answer stays null until the pick, unless it was not blind."""
+        """Describe a question of the playground; who wrote which answer stays null until the pick, unless it was not blind."""
         return Response(PlayOut(play_for(model_for(request.user, slug), uuid)).data)
 
 
 class PlayPickView(APIView):
     """Which answer its asker found better."""
 
+    @extend_schema(request=PickIn, responses=PlayOut)
     def post(self, request: Request, slug: str, uuid: UUID) -> Response:
-        """Keep it; the first pick stands."""
+        """Pick the better answer; the first pick stands."""
         play = play_for(model_for(request.user, slug), uuid)
         said = PickIn(data=request.data)
         said.is_valid(raise_exception=True)
