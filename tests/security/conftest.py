@@ -69,6 +69,21 @@ def stocked(text: Callable[[str], str]) -> RegisteredModel:
         },
     )  # fmt: skip
     factories.RoundMetricFactory.create(round=round_)
+    held_out = factories.PromptFactory.create(
+        model=model, split="holdout", messages=[{"role": "user", "content": text("held out")}]
+    )
+    rated = [
+        factories.CompletionFactory.create(prompt=held_out, version=base, text=text("rated"))
+        for _ in range(2)
+    ]
+    factories.JudgementFactory.create(
+        assignment__pair=factories.PairFactory.create(
+            prompt=held_out, first=rated[0], second=rated[1], purpose="eval"
+        ),
+        winner=rated[0],
+    )
+    for completion in rated:
+        factories.AnswerScoreFactory.create(completion=completion, version=version)
     factories.AliasMoveFactory.create(model=model, to_version=version, reason=text("reason"))
     return model
 
