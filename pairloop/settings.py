@@ -216,7 +216,7 @@ REST_FRAMEWORK = {
     "DEFAULT_THROTTLE_CLASSES": ["pairloop.accounts.throttles.PerMinute"],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAdminUser"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_PARSER_CLASSES": ["pairloop.lib.bodies.JSONParser"],
     "DEFAULT_SCHEMA_CLASS": "pairloop.lib.schema.Schema",
     # An address is described by the words that it is written in.
     "SCHEMA_COERCE_PATH_PK": False,

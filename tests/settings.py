@@ -1,4 +1,4 @@
-"""Django's settings for the tests: state and PostgreSQL of their own below var/test."""
+"""Django's settings for the tests: state and PostgreSQL of their own below var/test, for each process of them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ import os
 from pathlib import Path
 
 # Before the import below, which reads it.
-os.environ.setdefault("PAIRLOOP_VAR", str(Path(__file__).resolve().parent.parent / "var" / "test"))
+os.environ.setdefault(
+    "PAIRLOOP_VAR",
+    str(
+        Path(__file__).resolve().parent.parent
+        / "var"
+        / f"test{os.environ.get('PYTEST_XDIST_WORKER', '')}"
+    ),
+)
 
 from pairloop.settings import *  # noqa: F403
 from pairloop.settings import DATABASES, LOGGING, STORAGES, TEMPLATES

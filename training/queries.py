@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from django.db.models import Count, Exists, Max, OuterRef, QuerySet
+from django.db.models import Case, Count, Exists, Max, OuterRef, QuerySet, When
 from django.db.models.functions import Now
 
 from annotate import triples
@@ -48,11 +48,15 @@ def policies_triggered() -> list[RoundPolicy]:
 
 
 def pairs_new(model: RegisteredModel, *, most: int = 0) -> QuerySet[Pair]:
-    """Select the pairs with a triple that no successful round has trained on; the oldest ones, or all."""
+    """Select the pairs with a triple that no successful round has trained on; all, or at most so many.
+
+    Those that came from the engine go before those of a file, which may be many; among equals the oldest.
+    """
     new = triples.triple_pairs(model=model).filter(~Exists(_consumed()))
     if not most:
         return new
-    return Pair.objects.filter(pk__in=new.order_by("pk").values("pk")[:most])
+    is_from_file = Case(When(arm=Pair.IMPORTED, then=1), default=0)
+    return Pair.objects.filter(pk__in=new.order_by(is_from_file, "pk").values("pk")[:most])
 
 
 def pairs_to_replay(model: RegisteredModel, *, most: int) -> QuerySet[Pair]:

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from typing import IO, Any
 from uuid import UUID
 
-from django.conf import settings
 from django.contrib.auth.models import User
 from django.http import Http404, HttpResponseBase
 from django.utils import timezone
@@ -14,7 +13,7 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
 from rest_framework import request, status
 from rest_framework.exceptions import ParseError, ValidationError
-from rest_framework.parsers import BaseParser, JSONParser
+from rest_framework.parsers import BaseParser
 from rest_framework.renderers import BaseRenderer, JSONRenderer
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -40,6 +39,7 @@ from annotate.downloads import triples_download
 from annotate.models import Assignment, Import, Judgement, Prompt
 from models_registry.lookup import model_for
 from pairloop.lib.api import ListView, MemberView, Request
+from pairloop.lib.bodies import JSONParser, body_of
 
 
 class Lines(dict[str, Any]):
@@ -61,12 +61,8 @@ class JSONLParser(BaseParser):
         self, stream: IO[bytes], media_type: str | None = None, context: object = None
     ) -> Lines:
         """Return number and value of each line."""
-        most = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
-        body = stream.read(most + 1)
-        if len(body) > most:
-            raise ParseError(f"The body is larger than {most // 1024**2} MiB. Send it in parts.")
         try:
-            return Lines(list(prompts.file_lines(self.filename, body)))
+            return Lines(list(prompts.file_lines(self.filename, body_of(stream))))
         except prompts.FileRefused as refused:
             raise ParseError(str(refused)) from refused
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from django.contrib.auth.models import User
+from django.core.exceptions import RequestDataTooBig
 from django.db.models import QuerySet
 from django_filters import NumberFilter
 from django_filters.rest_framework import DjangoFilterBackend, FilterSet
@@ -18,6 +19,7 @@ from rest_framework.permissions import IsAuthenticated
 from rest_framework.response import Response
 from rest_framework.views import APIView, exception_handler
 
+from pairloop.lib import bodies
 from pairloop.lib.errors import Refused
 
 
@@ -112,6 +114,8 @@ def error_answer(error: Exception, context: dict[str, Any]) -> Response | None:
     """Answer every anticipated error as {"detail": sentence, "code": snake_case}."""
     if isinstance(error, Refused):
         return Response({"detail": str(error), "code": error.code}, status=status.HTTP_409_CONFLICT)
+    if isinstance(error, RequestDataTooBig):
+        error = bodies.too_large()
     answer = exception_handler(error, context)
     if answer is None:
         return None

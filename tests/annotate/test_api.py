@@ -661,3 +661,16 @@ class TestTriplesFilters:
         answer = admin.get(f"/api/v1/models/{model.slug}/triples/", query)
 
         assert (answer.status_code, answer.json()["code"]) == (400, code)
+
+
+class TestBodies:
+    def test_have_an_end(self, admin, model, settings):
+        settings.DATA_UPLOAD_MAX_MEMORY_SIZE = 1024**2
+        long = json.dumps([{"prompt": "x" * 2**20}])
+
+        refused = admin.post(
+            f"/api/v1/models/{model.slug}/prompts/", long, content_type="application/json"
+        )
+
+        assert refused.status_code == 400
+        assert "larger than 1 MiB" in refused.json()["detail"]

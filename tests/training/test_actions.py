@@ -197,6 +197,15 @@ class TestRoundStart:
         )
         assert second.snapshot.left_count == 0
 
+    def test_takes_what_was_judged_before_what_came_from_a_file(self, model):
+        factories.ImportedPreferenceFactory.create_batch(2, model=model)
+        judge(model, count=2)
+        judged = list(Pair.objects.order_by("-pk").values_list("pk", flat=True)[:2])
+
+        taken = start(model, most_new=3).snapshot.items.values_list("pair", flat=True)
+
+        assert set(judged) < set(taken)
+
     def test_takes_all_when_no_bound_is_set(self, model):
         judge(model, count=3)
 
