@@ -22,9 +22,10 @@ class Whole(forms.IntegerField):
     def __init__(self, label: str, least: int, most: int, help_text: str, unit: str = "") -> None:
         """Take the bounds and what stands behind the number."""
         self.unit = unit
+        self.bounds = f"{least:,} to {most:,}"
         super().__init__(
             label=label, min_value=least, max_value=most, help_text=help_text,
-            error_messages=_says(f"a whole number from {least:,} to {most:,}"), widget=_number("1"),
+            error_messages=_says(f"a whole number from {self.bounds}"), widget=_number("1"),
         )  # fmt: skip
 
 
@@ -36,9 +37,10 @@ class Number(forms.FloatField):
     ) -> None:
         """Take the bounds and what stands behind the number."""
         self.unit = unit
+        self.bounds = f"{least:g} to {most:g}"
         super().__init__(
             label=label, min_value=least, max_value=most, help_text=help_text,
-            error_messages=_says(f"a number from {least:g} to {most:g}"), widget=_number("any"),
+            error_messages=_says(f"a number from {self.bounds}"), widget=_number("any"),
         )  # fmt: skip
 
 
@@ -49,9 +51,10 @@ class Percent(forms.FloatField):
 
     def __init__(self, label: str, least: float, most: float, help_text: str) -> None:
         """Take the bounds as shares of 1."""
+        self.bounds = f"{least * 100:g} to {most * 100:g}"
         super().__init__(
             label=label, help_text=help_text, widget=_number("any"),
-            error_messages=_says(f"a number from {least * 100:g} to {most * 100:g}"),
+            error_messages=_says(f"a number from {self.bounds}"),
         )  # fmt: skip
         self.least, self.most = least, most
 

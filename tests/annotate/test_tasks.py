@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -17,6 +18,7 @@ from models_registry import serving
 from models_registry.engine.fake import FakeEngine
 from models_registry.engine.types import EngineAnswerInvalid, EngineFailed, EngineUnreachable
 from models_registry.models import ModelVersion
+from pairloop.lib import jobs
 from pairloop.up.tasks import jobs_tidy
 from tests import factories
 
@@ -148,6 +150,10 @@ class TestPairsTopUp:
             other.close()
 
         assert not Pair.objects.exists()
+        # The server takes a moment to see that the connection is gone.
+        deadline = time.monotonic() + 10
+        while jobs.is_done_by_somebody("pairs-top-up") and time.monotonic() < deadline:
+            time.sleep(0.01)
         tasks.pairs_top_up()
         assert Pair.objects.exists()
 
