@@ -83,12 +83,16 @@ def _rounds(
     refusal: str = "",
     status: int = 200,
 ) -> HttpResponse:
+    open_ = queries.round_open(model)
+    taken = queries.roles_of(open_)["new"] if open_ else 0
     context = {
         "model": model,
         "rounds": queries.rounds_of(model),
-        "open": queries.round_open(model),
+        "open": open_,
+        "taken": taken,
         "policy": queries.policy_of(model),
-        "waiting": queries.triples_waiting(model),
+        # A judgement that was taken back meanwhile may have left fewer than the round froze.
+        "waiting": max(queries.triples_waiting(model) - taken, 0),
         "form": form,
         "refusal": refusal,
     }

@@ -202,7 +202,7 @@ class RoundsForm(SettingsForm):
     )  # fmt: skip
     most_new = Whole(
         "Most that one round takes", 0, MOST_TRIPLES,
-        "The oldest first, the rest waits for the next round; 0 takes all. On a small machine a big import is best eaten in bites.",
+        "Judged ones before those of a file, the oldest first; the rest waits for the next round. 0 takes all.",
         "new triples",
     )  # fmt: skip
     learning_rate = Number(

@@ -56,6 +56,16 @@ class TestRounds:
         assert (round_.started_by.username, round_.spec["loss"]["beta"]) == ("ada", 0.2)
         assert "2 new triples" in response.text
 
+    def test_count_apart_what_a_round_has_taken(self, admin, model):
+        factories.RoundPolicyFactory(model=model, trigger_triples=3)
+        start(model)
+        judge(model, count=1)
+
+        page = " ".join(admin.get(reverse("rounds", args=[model.slug])).text.split())
+
+        assert "<strong>1</strong> new triple waits, and 2 more are in round 1 now." in page
+        assert "by itself at 3, within a minute once this one has ended." in page
+
     def test_lead_the_second_click_to_the_round_of_the_first(self, admin, model):
         round_ = start(model)
         judge(model)
