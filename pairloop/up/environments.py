@@ -26,9 +26,9 @@ from pairloop.up.installing import Plan, Trouble
 ROOT = Path(__file__).resolve().parents[2]
 GIB = 1024**3
 PLANS = {
-    "web": Plan("web", ".venv", "Django, PostgreSQL", "about 0.2 GB on disk, under a minute", 0.5),
+    "web": Plan("web", ".venv", "Django, PostgreSQL", "about 0.4 GB on disk, under a minute", 0.7),
     "check": Plan(
-        "check", ".venv", "Django and test tools", "about 0.6 GB on disk, about a minute", 1
+        "check", ".venv", "Django and test tools", "about 0.8 GB on disk, about a minute", 1.2
     ),
     "ml-cpu": Plan(
         "ml-cpu", ".venv-ml", "vLLM, torch, transformers", "about 3 GB on disk, 2 to 5 minutes", 5
