@@ -109,6 +109,7 @@ def _data(version: ModelVersion, learned: Learned) -> str:
         ("SHA-256 of the snapshot", _code(learned.round.snapshot.sha256)),
         ("new triples", str(learned.new)),
         ("replayed triples", str(learned.replay)),
+        ("of them from files, not judged here", str(learned.imported)),
         ("left out by the trainer", dropped or "none"),
         ("labelers", str(learned.labelers)),
         ("judged", _dates(learned)),

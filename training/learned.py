@@ -38,6 +38,8 @@ class Learned:
     round: Round
     new: int
     replay: int
+    #: How many of them came from files, without a judgement.
+    imported: int
     labelers: int
     #: Of the oldest and the newest judgement; None when the triples came without any.
     first_at: datetime | None
@@ -83,6 +85,7 @@ def _learned(rounds: QuerySet[Round]) -> dict[int, Learned]:
             round=round_,
             new=roles[round_.snapshot_id][0],
             replay=roles[round_.snapshot_id][1],
+            imported=roles[round_.snapshot_id][2],
             labelers=people.get(round_.snapshot_id, nobody)[0],
             first_at=people.get(round_.snapshot_id, nobody)[1],
             last_at=people.get(round_.snapshot_id, nobody)[2],
@@ -93,18 +96,19 @@ def _learned(rounds: QuerySet[Round]) -> dict[int, Learned]:
     }
 
 
-def _roles(snapshots: Sequence[int]) -> dict[int, tuple[int, int]]:
-    """Count new and replayed triples of each snapshot."""
+def _roles(snapshots: Sequence[int]) -> dict[int, tuple[int, int, int]]:
+    """Count new and replayed triples of each snapshot, and those of both that nobody judged."""
     rows = (
         SnapshotItem.objects.filter(snapshot__in=snapshots)
         .values("snapshot")
         .annotate(
             new=Count("pk", filter=Q(role=SnapshotItem.Role.NEW)),
             replay=Count("pk", filter=Q(role=SnapshotItem.Role.REPLAY)),
+            imported=Count("pk", filter=Q(judgement_ids=[])),
         )
     )
-    found = {row["snapshot"]: (row["new"], row["replay"]) for row in rows}
-    return dict.fromkeys(snapshots, (0, 0)) | found
+    found = {row["snapshot"]: (row["new"], row["replay"], row["imported"]) for row in rows}
+    return dict.fromkeys(snapshots, (0, 0, 0)) | found
 
 
 def _labelers(snapshots: Sequence[int]) -> dict[int, tuple[int, datetime, datetime]]:

@@ -131,6 +131,11 @@ def version_unconfirmed(model: RegisteredModel) -> ModelVersion | None:
     ).first()
 
 
+def are_being_measured(*versions: ModelVersion) -> bool:
+    """Whether one of these versions is asked the held-out prompts just now, or is about to be."""
+    return Round.objects.filter(version__in=versions, state=Round.State.EVALUATING).exists()
+
+
 def round_last(model: RegisteredModel) -> Round | None:
     """Return a model's newest round."""
     rounds = Round.objects.select_related("snapshot").filter(model=model)

@@ -22,7 +22,10 @@ TRAINER_STAGES = {
 }
 #: Name of a number -> its chart's title and what it means in a sentence.
 CHARTS = {
-    "loss": ("Loss", "Lower is better; it starts where the policy is its reference."),
+    "loss": (
+        "Loss",
+        "Lower is better. Where the policy is its reference it is 1.386 (2 ln 2), without ties 0.693.",
+    ),
     "margin": (
         "Margin",
         "How far the good answers are ahead of the bad ones, against the reference.",
@@ -204,8 +207,8 @@ def _holdout(round_: Round) -> str:
     if pairs < queries.LEAST_HOLDOUT:
         return (
             f"How often the version prefers the good answer of held-out triples is shown from"
-            f" {queries.LEAST_HOLDOUT} of them on; {pairs or 'none'} {'was' if pairs == 1 else 'were'} judged"
-            " before this round, too few to say."
+            f" {queries.LEAST_HOLDOUT} of them on; this round had"
+            f" {pairs or 'none'}, too few to say."
         )
     before, after = round_.holdout.get("before") or {}, round_.holdout.get("after") or {}
     if "accuracy" not in after:

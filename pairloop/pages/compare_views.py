@@ -25,6 +25,7 @@ from pairloop.lib.errors import Refused
 from pairloop.lib.http import Request
 from pairloop.pages import compare_queries
 from pairloop.pages.compare_queries import FILTERS, OUTCOMES, Answers
+from training import queries as training
 
 TEMPLATE = "pages/compare.html"
 #: The parts of the page that htmx may ask for, by the id that they replace.
@@ -188,7 +189,10 @@ def _side(
     rows = answers.filtered(show=look.show, tag=look.tag)
     step = LIST if look.view == "list" else 1
     start = min(look.n, max(len(rows), 1)) - 1
-    is_coming = bool(answers.missing) and annotate.answers_are_coming(candidate, incumbent)
+    is_coming = bool(answers.missing) and (
+        annotate.answers_are_coming(candidate, incumbent)
+        or training.are_being_measured(candidate, incumbent)
+    )
     return {
         "answers": answers,
         "rows": rows[start : start + step],

@@ -324,6 +324,17 @@ class TestSideBySide:
 
 
 class TestMissingAnswers:
+    def test_are_under_way_while_a_version_is_measured(
+        self, admin: Client, version: ModelVersion, engine_runs: None
+    ) -> None:
+        prompt(version)
+        factories.RoundFactory.create(model=version.model, version=version, state="evaluating")
+
+        page = admin.get(URL).text
+
+        assert "The engine is writing them: 2 to go." in page
+        assert "Have the engine write them" not in page
+
     def test_are_offered_where_the_engine_can_write_them(
         self, admin: Client, version: ModelVersion, engine_runs: None, no_jobs: None
     ) -> None:

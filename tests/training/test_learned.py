@@ -38,6 +38,15 @@ class TestLearnedOf:
 
         assert (found.new, found.labelers) == (3, 1)
 
+    def test_tells_what_came_from_files(self, model, places) -> None:
+        factories.ImportedPreferenceFactory.create_batch(2, model=model)
+        judge(model, count=1)
+        version = finish(begin(start(model)), places)
+
+        found = learned.learned_by(version)
+
+        assert (found.new, found.imported, found.labelers) == (3, 2, 1)
+
     def test_costs_four_queries_whatever_there_is(self, django_assert_num_queries) -> None:
         model = history_make()
 
