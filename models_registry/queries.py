@@ -355,6 +355,9 @@ def gate_result(version: ModelVersion, *, champion: ModelVersion | None) -> dict
     if comparison is None:
         return {"comparison": None, "passed": False}
     found = comparison_evidence(comparison)
+    if not (found.wins or found.losses or found.ties or found.both_bad):
+        # Asked, but nobody has answered.
+        return {"comparison": None, "passed": False}
     return {
         "comparison": comparison.pk,
         "incumbent": comparison.incumbent.number,

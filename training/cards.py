@@ -72,12 +72,12 @@ def _what(version: ModelVersion, *, merged: bool) -> str:
     elif merged:
         what = (
             "The base with a LoRA adapter merged into it. The adapter was trained by Direct Preference"
-            " Optimization on people's judgements of pairs of answers."
+            " Optimization on preferences between two answers, counted below."
         )
     else:
         what = (
-            "A LoRA adapter, trained by Direct Preference Optimization on people's judgements of pairs of"
-            " answers that earlier versions gave."
+            "A LoRA adapter, trained by Direct Preference Optimization on preferences between two answers,"
+            " counted below."
         )
     return f"# {plain(model.name)} {version.label}\n\n{what}\n"
 

@@ -66,7 +66,7 @@ MEASURES = (
 )
 #: Numbers of the last training step -> their words.
 TRAINING = {
-    "loss": ("Loss", "lower is better; ln 2 = 0.693 is no preference"),
+    "loss": ("Loss", "lower is better; no preference is 1.386 (2 ln 2), without ties 0.693"),
     "margin": ("Margin", "nats by which good answers are ahead of bad ones, times β"),
     "accuracy": ("Accuracy", "share of the step's triples whose good answer is ahead"),
     "drift_chosen": ("Drift of good answers", "nats against the reference"),

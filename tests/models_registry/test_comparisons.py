@@ -193,6 +193,11 @@ class TestGate:
         assert move.gate_result == {"comparison": None, "passed": False}
         assert move.gate == "without evidence"
 
+    def test_is_missed_where_nobody_has_answered_yet(self, version: ModelVersion) -> None:
+        compare(version)
+
+        assert promote(version).gate == "without evidence"
+
     def test_is_about_the_champion_that_it_replaces(self, version: ModelVersion) -> None:
         newer = factories.ModelVersionFactory.create(
             model=version.model, number=2, kind="adapter", parent=version
