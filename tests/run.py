@@ -74,8 +74,7 @@ def unit(*, coverage: bool) -> Stage:
     """Return the tests that need neither Chromium nor torch nor vLLM."""
     runner = python(*COVERAGE, "pytest") if coverage else python("pytest")
     without = [f"--ignore={folder}" for folder in ML_FOLDERS]
-    # Two processes, each with a PostgreSQL of its own.
-    return Stage("unit tests", (*runner, "-q", "-n", "2", *without), seconds=900, tests=("tests",))
+    return Stage("unit tests", (*runner, "-q", *without), seconds=900, tests=("tests",))
 
 
 def whole() -> list[Stage]:

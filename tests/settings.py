@@ -1,16 +1,12 @@
-"""Django's settings for the tests: state and PostgreSQL of their own below var/test, for each process of them."""
+"""Django's settings for the tests: state and PostgreSQL of their own below var/test."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-# Before the import below, which reads it. Processes that test side by side inherit the first one's folder and
-# add their names to it; what they start inherits theirs.
+# Before the import below, which reads it.
 os.environ.setdefault("PAIRLOOP_VAR", str(Path(__file__).resolve().parent.parent / "var" / "test"))
-os.environ["PAIRLOOP_VAR"] = os.environ["PAIRLOOP_VAR"].removesuffix(
-    os.environ.get("PYTEST_XDIST_WORKER", "")
-) + os.environ.get("PYTEST_XDIST_WORKER", "")
 
 from pairloop.settings import *  # noqa: F403
 from pairloop.settings import DATABASES, LOGGING, STORAGES, TEMPLATES
