@@ -185,6 +185,9 @@ def _folder(target: Path, *, force: bool, needed: int) -> Iterator[Path]:
         _check_room(place.parent, needed)
         draft.mkdir()
         yield draft
+        for path in draft.iterdir():
+            # Whoever may read the folder may read all of it; some programs write private files.
+            path.chmod(0o644)
         _swap(draft, place)
     except OSError as error:
         raise ExportFailed(_said(error, place)) from error

@@ -190,7 +190,7 @@ def _steps(
         step(
             "Pairs",
             counts.waiting,
-            f"wait to be judged, written by {counts.sampler or 'the first version'}"
+            f"wait to be judged; {counts.sampler or 'the first version'} writes the next"
             if counts.prompts
             else "are written once there are prompts",
             reverse("settings", args=[model.slug]) + "#sampling",

@@ -23,7 +23,7 @@ from models_registry import serving
 from models_registry.engine.types import Engine, EngineError
 from pairloop.lib import files, processes
 from pairloop.lib.errors import Refused
-from pairloop.up import engine, postgres, seed
+from pairloop.up import engine, environments, postgres, seed
 from pairloop.up.guard import Guard
 from pairloop.up.supervisor import Spec, StateFolderUnusable, Supervisor, folder_held
 
@@ -398,7 +398,8 @@ def _environment() -> processes.Launch:
 
 def _environment_given() -> str:
     if settings.ML_PYTHON == settings.BASE_DIR / ".venv-ml" / "bin" / "python":
-        return ""
+        (plan,) = environments.plans_of(["ml"], gpu=environments.has_gpu())
+        return f"{plan.folder} is ready." if environments.is_ready(plan) else ""
     return f"Uses {settings.ML_PYTHON} of PAIRLOOP_ML_PYTHON."
 
 

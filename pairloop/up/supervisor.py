@@ -397,7 +397,10 @@ class Supervisor:
         self._wait(alive, seconds=self._pace.stop_s)
         for part in alive:
             if self._signal(part, part.spec.insist_signal):
-                self._say(f"{part.spec.name} does not stop; sent it {part.spec.insist_signal.name}")
+                self._say(
+                    f"{part.spec.name} does not stop by itself; sent it {part.spec.insist_signal.name}. Nothing that"
+                    " was stored is lost"
+                )
         self._wait(alive, seconds=2.0)
         for part in alive:
             self._bury(part)

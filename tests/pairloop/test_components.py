@@ -124,6 +124,15 @@ class TestSpecs:
 
         assert reason.startswith(f"The engine at {url} does not answer. Start it or correct")
 
+    @pytest.mark.parametrize(("is_ready", "reason"), [(True, ".venv-ml is ready."), (False, "")])
+    def test_sets_no_environment_up_twice(
+        self, monkeypatch: pytest.MonkeyPatch, is_ready: bool, reason: str
+    ) -> None:
+        monkeypatch.setattr(components.environments, "is_ready", lambda _plan: is_ready)
+        specs = components.specs(say=print, cluster_lock=7)
+
+        assert next(spec.skip() for spec in specs if spec.name == "environment") == reason
+
     def test_sets_nothing_up_beside_an_environment_that_is_given(
         self, settings: LazySettings
     ) -> None:

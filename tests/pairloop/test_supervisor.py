@@ -139,7 +139,7 @@ class TestSupervisor:
 
         code, output = ended(process)
         assert code == 0
-        assert "web does not stop; sent it SIGKILL" in output
+        assert "web does not stop by itself; sent it SIGKILL" in output
 
     def test_kills_at_once_on_the_second_ctrl_c(self, supervise: Supervise, tmp_path: Path) -> None:
         process = supervise(part("web", STUBBORN), stop_s=60)

@@ -36,6 +36,8 @@ class Command(BaseCommand):
         """Find it, write it and say what is there now."""
         found = _version(slug, version)
         write = exports.merged_export if options["merged"] else exports.adapter_export
+        if options["merged"]:
+            self.stdout.write("Writing the whole model; a small one takes about a minute …")
         try:
             write(
                 version=found,
