@@ -225,6 +225,8 @@ def var(tmp_path: Path) -> Iterator[Path]:
     shutil.rmtree(postgres.Cluster.of(tmp_path).folder, ignore_errors=True)
 
 
+# A first start makes a database; on a busy machine that takes its time.
+@pytest.mark.timeout(150)
 @pytest.mark.slow
 class TestUp:
     def up(self, var: Path, **environment: str) -> subprocess.Popen[str]:
@@ -259,7 +261,7 @@ class TestUp:
             with urllib.request.urlopen(f"http://{bind}/healthz", timeout=5) as answer:
                 assert answer.status == 200
             process.send_signal(signal.SIGINT)
-            rest, _ = process.communicate(timeout=30)
+            rest, _ = process.communicate(timeout=90)
         finally:
             process.kill()
             process.communicate()
@@ -272,7 +274,7 @@ class TestUp:
 
     def test_refuses_a_model_that_nobody_registered(self, var: Path) -> None:
         process = self.up(var, PAIRLOOP_MODEL="absent", PAIRLOOP_BIND=f"127.0.0.1:{free_port()}")
-        output, _ = process.communicate(timeout=30)
+        output, _ = process.communicate(timeout=90)
 
         assert process.returncode == 1
         assert "PAIRLOOP_MODEL=absent: absent is no registered model; there are: demo." in output
@@ -282,7 +284,7 @@ class TestUp:
         url = "postgresql://ann:hush@127.0.0.1:1/loop"
 
         process = self.up(var, PAIRLOOP_DATABASE_URL=url, PAIRLOOP_BIND=f"127.0.0.1:{free_port()}")
-        output, _ = process.communicate(timeout=30)
+        output, _ = process.communicate(timeout=90)
 
         assert process.returncode == 1
         assert "The database of PAIRLOOP_DATABASE_URL does not answer: " in output
@@ -291,7 +293,7 @@ class TestUp:
 
     def test_says_which_setting_is_wrong(self, var: Path) -> None:
         process = self.up(var, PAIRLOOP_DATABASE_URL="sqlite:///loop")
-        output, _ = process.communicate(timeout=30)
+        output, _ = process.communicate(timeout=90)
 
         assert process.returncode == 1
         assert output.startswith("PAIRLOOP_DATABASE_URL must begin with postgresql://")
