@@ -74,7 +74,7 @@ def unit(*, coverage: bool) -> Stage:
     """Return the tests that need neither Chromium nor torch nor vLLM."""
     runner = python(*COVERAGE, "pytest") if coverage else python("pytest")
     without = [f"--ignore={folder}" for folder in ML_FOLDERS]
-    return Stage("unit tests", (*runner, "-q", *without), seconds=900, tests=("tests",))
+    return Stage("unit tests", (*runner, "-q", *without), seconds=1200, tests=("tests",))
 
 
 def whole() -> list[Stage]:
@@ -83,7 +83,7 @@ def whole() -> list[Stage]:
     covered = python(*COVERAGE, "pytest", "-q")
     return [
         Stage(
-            "browser tests", (*covered, "-m", "e2e", "tests/e2e"), seconds=420, tests=("tests/e2e",),
+            "browser tests", (*covered, "-m", "e2e", "tests/e2e"), seconds=900, tests=("tests/e2e",),
             # Playwright's loop makes Django take every test for asynchronous.
             environment={"DJANGO_ALLOW_ASYNC_UNSAFE": "true"},
         ),
