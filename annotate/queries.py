@@ -11,6 +11,7 @@ from uuid import UUID
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.db.models import Count, Exists, F, Func, OuterRef, Q, QuerySet, Sum
+from django.db.models.functions import TruncMinute
 
 from annotate.models import (
     Assignment,
@@ -182,12 +183,15 @@ def judgements_count(model: RegisteredModel) -> int:
 def prompts_to_sample(
     *, model: RegisteredModel, version: ModelVersion, split: Split, limit: int
 ) -> list[Prompt]:
-    """Return the prompts that this version has answered least, in random order among equals."""
+    """Return the prompts that this version has answered least; of equals the latest import's, in random order.
+
+    Whoever brought in prompts of their own wants to see them, not what was there before.
+    """
     answered = Count("completions", filter=Q(completions__version=version))
     return list(
         Prompt.objects.filter(model=model, split=split, refusal="")
-        .annotate(answered=answered)
-        .order_by("answered", "?")[:limit]
+        .annotate(answered=answered, imported=TruncMinute("created_at"))
+        .order_by("answered", "-imported", "?")[:limit]
     )
 
 

@@ -749,3 +749,17 @@ class TestPromptsToSample:
         )
 
         assert found == [fresh]
+
+    def test_returns_the_latest_import_before_older_ones(self) -> None:
+        version = sampler()
+        earlier, later = factories.PromptFactory.create_batch(
+            2, model=version.model, split=Split.TRAIN
+        )
+        Prompt.objects.filter(pk=earlier.pk).update(created_at=NOW - timedelta(hours=1))
+        Prompt.objects.filter(pk=later.pk).update(created_at=NOW)
+
+        found = queries.prompts_to_sample(
+            model=version.model, version=version, split=Split.TRAIN, limit=2
+        )
+
+        assert found == [later, earlier]
