@@ -202,7 +202,7 @@ class TestSetUp:
         lock(tmp_path, "apple==1.0\n")
 
         with pytest.raises(
-            Trouble, match=r"^\.venv needs 0.5 GB of free disk, .* has 0.1 GB: free some"
+            Trouble, match=r"^\.venv needs 0.7 GB of free disk, .* has 0.1 GB: free some"
         ):
             environments.set_up(["web"], root=tmp_path, free=lambda _: environments.GIB // 10)
 
