@@ -156,7 +156,7 @@ def apo_zero(pairs: Pairs, spec: Loss) -> Tensor:
 
     D'Oosterlinck 2024 (arXiv 2408.06266) eq. 7: anchored, w shall become likelier than under the reference and l
     less likely. With s = sigmoid(beta rho(y)) the derivative by rho(y) is beta s (1-s) for l and its negative for
-    w. 1 at the start.
+    w. 1 at the start, and 1 for ever with a target of 1/2: a tie teaches nothing.
     """
     chosen = torch.sigmoid(spec.beta * (pairs.chosen - pairs.ref_chosen))
     rejected = torch.sigmoid(spec.beta * (pairs.rejected - pairs.ref_rejected))
