@@ -73,7 +73,13 @@ class Fused:
         """Compute the weight with the adapter anew, from the base's own: rounding does not add up over steps."""
         for part in self.parts:
             if part.a is not None and part.b is not None:
-                torch.addmm(self.base[part.rows], part.b, part.a, alpha=self.scale, out=self.merged[part.rows])
+                torch.addmm(
+                    self.base[part.rows],
+                    part.b,
+                    part.a,
+                    alpha=self.scale,
+                    out=self.merged[part.rows],
+                )
 
     def gradients(self, x: Tensor, dy: Tensor) -> list[Tensor]:
         """Return the gradients of `parameters` for input x (n, in) and the output's gradient dy (n, out).
@@ -106,7 +112,9 @@ class NormedLinear(torch.autograd.Function):
     """y = W (norm * x / rms(x)) + bias, for tokens x (n, in)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, norm: Tensor, eps: float, fused: Fused, adapter: bool, *_: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, norm: Tensor, eps: float, fused: Fused, adapter: bool, *_: Tensor
+    ) -> Tensor:
         """Compute the layer; the adapter's parameters are only named so that autograd brings their gradients."""
         rms = _rms(x, eps)
         ctx.save_for_backward(x, rms)
@@ -133,7 +141,9 @@ class AddedLinear(torch.autograd.Function):
     """y = residual + W x + bias, for tokens x (n, in)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, residual: Tensor, fused: Fused, adapter: bool, *_: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, residual: Tensor, fused: Fused, adapter: bool, *_: Tensor
+    ) -> Tensor:
         """Compute the layer."""
         ctx.save_for_backward(x)
         ctx.fused = fused
@@ -152,7 +162,9 @@ class GatedLinear(torch.autograd.Function):
     """y = residual + W (silu(gate) * up) + bias, for tokens with gate and up side by side (n, 2 in)."""
 
     @staticmethod
-    def forward(ctx: Any, pair: Tensor, residual: Tensor, fused: Fused, adapter: bool, *_: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, pair: Tensor, residual: Tensor, fused: Fused, adapter: bool, *_: Tensor
+    ) -> Tensor:
         """Compute the layer; the gated input is cheaper to compute again than to keep."""
         ctx.save_for_backward(pair)
         ctx.fused = fused

@@ -28,7 +28,9 @@ def covers(policy: PeftModel) -> bool:
     return (
         config.model_type in FAMILY
         and config.hidden_act == "silu"
-        and not (getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True))
+        and not (
+            getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
+        )
         and ropes.get("rope_type") in ROPES
     )
 
@@ -81,7 +83,12 @@ class Llama:
             x = AddedLinear.apply(mixed, x, layer.o, adapter, *layer.o.parameters)
             norm = layer.norms[1]
             pair = NormedLinear.apply(
-                x, norm.weight, norm.variance_epsilon, layer.gate_up, adapter, *layer.gate_up.parameters
+                x,
+                norm.weight,
+                norm.variance_epsilon,
+                layer.gate_up,
+                adapter,
+                *layer.gate_up.parameters,
             )
             x = GatedLinear.apply(pair, x, layer.down, adapter, *layer.down.parameters)
         return self._norm(x)
@@ -147,8 +154,6 @@ def _mix(query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None) -> T
     groups = query.shape[1] // key.shape[1]
     # Each key head is a batch of its own, seen by its group of query heads without being copied.
     q = query.unflatten(1, (-1, groups)).permute(1, 2, 0, 3)  # (kv_heads, groups, n, size)
-    k, v = (
-        each.transpose(0, 1)[:, None].expand(-1, groups, -1, -1) for each in (key, value)
-    )
+    k, v = (each.transpose(0, 1)[:, None].expand(-1, groups, -1, -1) for each in (key, value))
     mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
     return mixed.permute(2, 0, 1, 3).flatten(1, 2)

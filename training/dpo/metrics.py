@@ -7,6 +7,7 @@ pairs' order shows.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,8 @@ from training.dpo.losses import Losses, Pairs
 #: A margin this small is rounding: the reference may have been scored with another number of threads.
 ROUNDING = 1e-4
 BINS = 10
+#: Of a 95 % interval.
+Z = 1.959964
 
 
 def summary(pairs: Pairs, losses: Losses) -> dict[str, float | None]:
@@ -43,6 +46,20 @@ def summary(pairs: Pairs, losses: Losses) -> dict[str, float | None]:
         "length_ratio": _length_ratio(seen),
         "ties_margin": _mean(seen.margin[is_tie].abs(), seen.weight[is_tie]),
     }
+
+
+def accuracy_interval(pairs: Pairs, accuracy: float | None) -> dict[str, float | None]:
+    """Return the 95 % interval of an accuracy by Wilson 1927, with every pair that has a better completion as one trial.
+
+    A mean over weighted pairs is taken as if they weighed the same.
+    """
+    count = int((pairs.target != 0.5).sum())
+    if accuracy is None or not count:
+        return {"accuracy_low": None, "accuracy_high": None}
+    share = Z * Z / count
+    middle = (accuracy + share / 2) / (1 + share)
+    half = Z / (1 + share) * math.sqrt(accuracy * (1 - accuracy) / count + share / count / 4)
+    return {"accuracy_low": max(0.0, middle - half), "accuracy_high": min(1.0, middle + half)}
 
 
 def right(margin: Tensor, target: Tensor) -> Tensor:

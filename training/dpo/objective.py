@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import TypeVar
 
 import torch
 
@@ -13,6 +15,8 @@ from training.dpo.pack import pack, split
 from training.dpo.reference import Scores
 from training.dpo.score import Scorer
 from training.dpo.spec import Loss
+
+Numbers = TypeVar("Numbers", Pairs, Losses)
 
 
 def batch_score(
@@ -36,9 +40,9 @@ def batch_score(
         measured = losses.evaluate(pairs, loss)
         if torch.is_grad_enabled():
             ((measured.total * pairs.weight).sum() / total).backward()
-        found.append((pairs.detach(), measured.detach()))
+        found.append((_detached(pairs), _detached(measured)))
         each(len(triples))
-    return Pairs.cat([pairs for pairs, _ in found]), Losses.cat([measured for _, measured in found])
+    return _joined([pairs for pairs, _ in found]), _joined([measured for _, measured in found])
 
 
 def pairs_of(by: Scorer, triples: Sequence[Triple], scores: Scores | None) -> Pairs:
@@ -64,3 +68,14 @@ def pairs_of(by: Scorer, triples: Sequence[Triple], scores: Scores | None) -> Pa
         target=torch.tensor([each.target for each in triples]),
         weight=torch.tensor([each.weight for each in triples]),
     )
+
+
+def _detached(given: Numbers) -> Numbers:
+    """Return the same numbers without what holds their graph in memory."""
+    return type(given)(*(getattr(given, field.name).detach() for field in fields(given)))
+
+
+def _joined(parts: Sequence[Numbers]) -> Numbers:
+    """Return the numbers of all parts as one."""
+    names = [field.name for field in fields(parts[0])]
+    return type(parts[0])(*(torch.cat([getattr(part, name) for part in parts]) for name in names))

@@ -111,8 +111,10 @@ def split(triples: Sequence[Triple], budget: int) -> list[list[Triple]]:
     for triple in triples:
         groups.setdefault(triple.chosen.prompt, []).append(triple)
     whole = [part for group in groups.values() for part in _portions(group, budget)]
+    if not whole:
+        return []
     sizes = [size(part) for part in whole]
-    least = math.ceil(sum(sizes) / budget)
+    least = min(math.ceil(sum(sizes) / budget), len(whole))
     # Large ones first, each into the emptiest pack: equal packs finish with the fewest of them.
     for count in range(least, len(whole) + 1):
         packs: list[list[int]] = [[] for _ in range(count)]

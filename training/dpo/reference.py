@@ -86,7 +86,9 @@ def fill(
     try:
         with torch.no_grad():
             for each in split([t for t in triples if {t.chosen, t.rejected} & missing], budget):
-                wanted = {row: None for t in each for row in (t.chosen, t.rejected) if row in missing}
+                wanted = {
+                    row: None for t in each for row in (t.chosen, t.rejected) if row in missing
+                }
                 if not wanted:
                     continue
                 packed = pack(wanted)

@@ -42,7 +42,9 @@ def scorer(policy: PeftModel) -> Scorer:
 def sums(by: Scorer, rows: Iterable[Row], *, adapter: bool = True) -> dict[Row, Tensor]:
     """Return S(y), the sum over the completion's scored tokens, of each row."""
     packed = pack(rows)
-    return dict(zip(packed.rows, packed.sums(by.log_probs(packed, adapter=adapter)).unbind(), strict=True))
+    return dict(
+        zip(packed.rows, packed.sums(by.log_probs(packed, adapter=adapter)).unbind(), strict=True)
+    )
 
 
 class Plain:

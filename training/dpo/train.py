@@ -12,7 +12,18 @@ from typing import Any
 import torch
 from peft import PeftModel
 
-from training.dpo import checkpoint, data, files, metrics, model, objective, pack, reference, score, version
+from training.dpo import (
+    checkpoint,
+    data,
+    files,
+    metrics,
+    model,
+    objective,
+    pack,
+    reference,
+    score,
+    version,
+)
 from training.dpo.bar import say
 from training.dpo.checkpoint import Checkpoint
 from training.dpo.data import Data

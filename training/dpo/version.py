@@ -31,9 +31,7 @@ class Report:
     after: dict[str, Any] | None
 
 
-def write(
-    folder: Path, *, policy: PeftModel, by: Scorer, spec: Spec, report: Report
-) -> None:
+def write(folder: Path, *, policy: PeftModel, by: Scorer, spec: Spec, report: Report) -> None:
     """Write the version's folder, whole or not at all."""
     rows = list(dict.fromkeys(triple.chosen for triple in report.snapshot.triples))[:CANARY_ROWS]
     with files.folder(folder) as draft:
