@@ -189,11 +189,11 @@ class TestQuantile:
 
 class TestCalibration:
     def test_is_the_gap_in_each_bin_by_hand(self) -> None:
-        # sigmoid(d): .62 right, .68 wrong, .95 right; and as seen from the other side .38, .32 and .05.
-        found = summary([logit(0.62), logit(0.68), logit(0.95)], targets=[1.0, 0.0, 1.0])
+        # sigmoid(d): .62 right, .68 wrong, .72 right; and as seen from the other side .38, .32 and .28.
+        found = summary([logit(0.62), logit(0.68), logit(0.72)], targets=[1.0, 0.0, 1.0])
 
-        # The bin of the first two holds .65 with half of them right, that of the third .95 with all right.
-        assert found["calibration"] == pytest.approx((2 * (0.65 - 0.5) + (1 - 0.95)) / 3, abs=1e-6)
+        # The bin of the first two holds .65 with half of them right, that of the third .72 with all right.
+        assert found["calibration"] == pytest.approx((2 * (0.65 - 0.5) + (1 - 0.72)) / 3, abs=1e-6)
 
     def test_weighs_pairs(self) -> None:
         found = summary([logit(0.62), logit(0.95)], weights=[3.0, 1.0])
