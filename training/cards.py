@@ -10,7 +10,7 @@ from typing import Any
 
 from models_registry import bases
 from models_registry.models import ModelVersion
-from training import measures, reports
+from training import measures, presets, reports
 from training.learned import Learned, learned_by
 from training.queries import LEAST_HOLDOUT, steps_of
 
@@ -123,7 +123,7 @@ def _training(version: ModelVersion, learned: Learned) -> str:
     loss, lora, optimizer = (spec.get(name, {}) for name in ("loss", "lora", "optimizer"))
     settings = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in optimizer.items())
     rows = [
-        ("loss", f"{loss.get('name', 'dpo')}, β {loss.get('beta', '?')}"),
+        ("loss", presets.words(loss)),
         ("ties", "take part as ties" if loss.get("ties") else "count as half a win each"),
         ("reference", learned.round.reference),
         ("optimizer", f"AdamW, {settings}"),
@@ -136,7 +136,7 @@ def _training(version: ModelVersion, learned: Learned) -> str:
     ]
     rows += [
         (f"{title.lower()} at the last step", f"{value} ({hint})" if hint else value)
-        for title, value, hint in measures.training_rows(version.metrics)
+        for title, value, hint in measures.training_rows(version.metrics, loss)
     ]
     return f"## How it was trained\n\n{_table(FACTS, rows)}"
 

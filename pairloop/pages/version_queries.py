@@ -291,7 +291,9 @@ def details_of(version: ModelVersion) -> Details:
         accuracy=measures.values_of(round_).get("accuracy") if round_ else None,
         measured=measured_rows(round_.evaluation) if round_ else (),
         ratings=ratings_of(round_) if round_ else None,
-        training=tuple(measures.training_rows(version.metrics)),
+        training=tuple(
+            measures.training_rows(version.metrics, round_.spec.get("loss") if round_ else None)
+        ),
         dropped=tuple(measures.dropped_rows(version.metrics)),
         card=card_of(version).body,
     )
