@@ -10,6 +10,7 @@ from typing import Any
 
 from models_registry import bases
 from models_registry.models import ModelVersion
+from models_registry.queries import average_said
 from training import measures, presets, reports
 from training.learned import Learned, learned_by
 from training.queries import LEAST_HOLDOUT, steps_of
@@ -69,6 +70,12 @@ def _what(version: ModelVersion, *, merged: bool) -> str:
     model = version.model
     if version.is_base:
         what = "The base model that this loop began with, unchanged."
+    elif version.average:
+        what = (
+            f"A LoRA adapter that is the weighted mean of {average_said(version.average)}, brought back to their"
+            f" rank, which cost {version.average['lost']:.2%} of its norm. Nothing was trained."
+            + (" It is merged into the base." if merged else "")
+        )
     elif merged:
         what = (
             "The base with a LoRA adapter merged into it. The adapter was trained by Direct Preference"
@@ -175,6 +182,10 @@ def _limits(version: ModelVersion, learned: Learned | None) -> str:
     limits = []
     if learned:
         limits += _limits_of_round(learned)
+    if version.average:
+        limits.append(
+            "What its parts learned from is in their cards. Its own answers were measured by no guardrail."
+        )
     if version.state in {ModelVersion.State.RETIRED, ModelVersion.State.CORRUPT}:
         limits.append(f"It is {version.state} in the registry.")
     limits += [
