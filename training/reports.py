@@ -45,9 +45,9 @@ CHARTS = {
 }
 DISPLACED = (
     "Both kinds of answers have become less likely in the last steps, the bad ones more so. The margin grows all the"
-    " same, so look at what the version writes instead, under “What changed” once it is measured. The presets Llama 3"
-    " and Anchored work against it."
+    " same, so look at what the version writes instead, under “What changed” once it is measured."
 )
+DISPLACED_ADVICE = " The presets Llama 3 and Anchored work against it."
 #: Columns of the table of every step: the trainer's name -> ours.
 STEP_COLUMNS = {
     "loss": "Loss",
@@ -141,7 +141,7 @@ def report_of(round_: Round) -> Report:
         left=round_.snapshot.left_count,
         figures=_figures(metrics),
         charts=tuple(_charts(metrics)),
-        displaced=DISPLACED if numbers.is_displaced(metrics) else "",
+        displaced=_displaced(round_, metrics),
         columns=_columns(round_),
         numbers=_numbers(round_, metrics),
         step_columns=tuple(STEP_COLUMNS.values()),
@@ -237,6 +237,15 @@ def _charts(metrics: dict[str, numbers.Series]) -> Iterator[Chart]:
         if all(len(metrics.get(name, [])) > 1 for name in names):
             lines = tuple(Line(ours, tuple(metrics[name])) for name, ours in names.items())
             yield Chart(title=title, hint=hint, lines=lines)
+
+
+def _displaced(round_: Round, metrics: dict[str, numbers.Series]) -> str:
+    """Say that good answers become less likely, too, and what to do unless that is done; empty where they do not."""
+    if not numbers.is_displaced(metrics):
+        return ""
+    loss = round_.spec.get("loss", {})
+    has_remedy = loss.get("nll") or loss.get("name") == "apo_zero"
+    return DISPLACED + ("" if has_remedy else DISPLACED_ADVICE)
 
 
 def _is_held_out_enough(round_: Round) -> bool:

@@ -233,6 +233,10 @@ class TestRound:
         page = " ".join(admin.get(page_of(round_)).text.split())
 
         assert ("Both kinds of answers have become less likely" in page) is is_said
+        assert ("The presets Llama 3 and Anchored" in page) is is_said
+        round_.spec["loss"]["nll"] = 0.2
+        round_.save()
+        assert "The presets Llama 3 and Anchored" not in admin.get(page_of(round_)).text
 
     def test_says_why_triples_were_left_out(self, admin, model):
         round_ = start(model)
