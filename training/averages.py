@@ -43,7 +43,7 @@ def versions_average(
     _check(versions, weights, reason)
     shares = [weight / sum(weights) for weight in weights]
     # In the store's file system: the artifact gets to its place by a rename.
-    with TemporaryDirectory(prefix=".average-", dir=settings.VERSIONS) as place:
+    with TemporaryDirectory(prefix=".average-", dir=Path(settings.VERSIONS).absolute()) as place:
         staging = Path(place) / "version"
         lost = _compute(staging, versions, shares)
         card = (staging / store.CARD).read_text(encoding="utf-8")

@@ -45,7 +45,7 @@ class Command(BaseCommand):
         except RegisteredModel.DoesNotExist:
             raise CommandError(f"No model is registered as {slug}.") from None
         found = [_version(model, named) for named in versions]
-        self.stdout.write("Loading the base and averaging; a small model takes about a minute …")
+        self.stdout.write("Averaging, and checking the result on the base …")
         try:
             made = averages.versions_average(
                 versions=found,
