@@ -54,7 +54,7 @@ TUNED = {
 TUNED_HOW = (
     "TRL tuned: batch 1 x 4 accumulation, so that nothing is padded beyond the longer completion of a pair, and glibc's "
     f"malloc told to keep its memory ({' '.join(f'{name}={value}' for name, value in TUNED.items())}). Larger batches, "
-    "precompute_ref_log_probs, bf16 and torch_compile were slower here; padding_free is switched off in TRL 1.16, and its "
+    "precompute_ref_log_probs, bf16 and torch_compile were slower when tried on two AVX2 cores; padding_free is switched off in TRL 1.16, and its "
     "fused head scores all positions where there is no Triton."
 )
 
