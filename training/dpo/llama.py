@@ -102,7 +102,7 @@ class Llama:
         # (n, heads + 2 kv_heads, size)
         qkv = qkv.unflatten(1, (self._heads + 2 * self._kv_heads, -1))
         query, key, value = qkv.split((self._heads, self._kv_heads, self._kv_heads), dim=1)
-        return attention(query, key, value, pack.spans)
+        return attention(query, key, value, pack)
 
     def _angles(self, pack: Pack) -> tuple[Tensor, Tensor]:
         """Return cosine and sine of each token's angles, (n, 1, size / 2) each."""
@@ -122,23 +122,24 @@ class Llama:
             self._holds = wanted
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor, spans: tuple[Span, ...]) -> Tensor:
+def attention(query: Tensor, key: Tensor, value: Tensor, pack: Pack) -> Tensor:
     """Mix the tokens of each completion and its prompt; (n, heads, size) and (n, kv_heads, size), (n, heads * size) out.
 
     Prompt and first completion are one causal square; each further completion looks at the prompt's keys and its
     own. So no mask is larger than a completion, and half of the large square is never computed.
     """
-    lengths = [length for span in spans for length in _lengths(span)]
+    lengths = [length for span in pack.spans for length in _lengths(span)]
+    masks = iter(pack.masks)
     cuts = zip(query.split(lengths), key.split(lengths), value.split(lengths), strict=True)
     found = []
-    for span in spans:
+    for span in pack.spans:
         prompt = span.prompt_end - span.start
         q, k, v = next(cuts)
         found.append(_mix(q, k, v, mask=None))
         prompt_k, prompt_v = k[:prompt], v[:prompt]
         for _ in span.completions[1:]:
             q, k, v = next(cuts)
-            mask = torch.ones(len(q), prompt + len(q), dtype=torch.bool).tril_(prompt)
+            mask = next(masks).to(q.dtype)
             found.append(_mix(q, torch.cat([prompt_k, k]), torch.cat([prompt_v, v]), mask=mask))
     return torch.cat(found).flatten(1)
 

@@ -59,6 +59,18 @@ class Pack:
                 found[own, own] = True
         return found.tril_()
 
+    @cached_property
+    def masks(self) -> list[Tensor]:
+        """What is added to the attention of each prompt's second and further completions, (length, prompt + length)."""
+        found = []
+        for span in self.spans:
+            prompt = span.prompt_end - span.start
+            for own in span.completions[1:]:
+                length = own.stop - own.start
+                mask = torch.full((length, prompt + length), -torch.inf)
+                found.append(mask.triu_(prompt + 1))
+        return found
+
     def sums(self, log_probs: Tensor) -> Tensor:
         """Return S of each of `rows` from the log-probabilities (m,) of scored tokens."""
         return log_probs.new_zeros(len(self.rows)).index_add(0, self.owners, log_probs)
