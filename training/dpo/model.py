@@ -116,8 +116,9 @@ def tokeniser_load(base: Base) -> Tokeniser:
 
     def answer(text: str, finish: str | None) -> list[int]:
         ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
-        # An answer that was cut off did not end, and must not be taught to.
-        return ids if finish == "length" else [*ids, tokenizer.eos_token_id]
+        # An answer that was cut off did not end, and must not be taught to; imported ones may bring their end along.
+        ended = finish == "length" or ids[-1:] == [tokenizer.eos_token_id]
+        return ids if ended else [*ids, tokenizer.eos_token_id]
 
     return Tokeniser(prompt=prompt, answer=answer)
 
