@@ -12,8 +12,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import signal
 import sys
+import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -58,11 +60,12 @@ def _attempt(folder: Path, result: Path) -> int:
     stop = Stop()
     signal.signal(signal.SIGTERM, stop.ask)
     events = Events(folder / "events.jsonl")
+    began = time.monotonic()
     try:
         outcome = _outcome(folder, events, stop)
-        events.write("end", outcome=outcome["outcome"])
+        events.write("end", outcome=outcome["outcome"], **_cost(began))
     except Stopped:
-        events.write("end", outcome="stopped")
+        events.write("end", outcome="stopped", **_cost(began))
         print("Stopped; start the round again to go on.", flush=True)
         return STOPPED
     finally:
@@ -95,6 +98,12 @@ def _process_prepare(machine: spec.Machine) -> None:
     os.nice(max(0, machine.nice - os.nice(0)))
     # Set, not read; libraries look at these while they are imported.
     os.environ.update(QUIET | {"OMP_NUM_THREADS": str(machine.threads)})  # noqa: TID251
+
+
+def _cost(began: float) -> dict[str, float]:
+    """Return what this attempt took: seconds, and megabytes of memory at their highest."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"seconds": round(time.monotonic() - began, 3), "peak_mb": round(peak)}
 
 
 def _failed(failed: RoundFailed) -> dict[str, Any]:

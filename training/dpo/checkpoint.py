@@ -77,7 +77,7 @@ def restore(saved: Checkpoint, *, policy: PeftModel, optimizer: torch.optim.Opti
     model.adapter_set(policy, saved.adapter)
     for name, parameter in model.trainable(policy).items():
         optimizer.state[parameter] = {"step": torch.tensor(float(saved.step))} | {
-            moment: saved.moments[f"{name}.{moment}"] for moment in MOMENTS
+            moment: saved.moments[f"{name}.{moment}"].to(parameter.device) for moment in MOMENTS
         }
 
 

@@ -27,11 +27,19 @@ class Row:
 
     prompt: tuple[int, ...]
     completion: tuple[int, ...]
+    #: Indices of the completion's tokens that are read but not scored.
+    silent: tuple[int, ...] = ()
 
     @property
     def key(self) -> str:
         """The name of this row in the store of reference scores."""
-        return hashlib.sha256(json.dumps([self.prompt, self.completion]).encode()).hexdigest()
+        parts = [self.prompt, self.completion, *([self.silent] if self.silent else [])]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    @property
+    def scored(self) -> tuple[int, ...]:
+        """Indices of the completion's tokens that are scored."""
+        return tuple(index for index in range(len(self.completion)) if index not in self.silent)
 
     @property
     def tokens(self) -> int:
@@ -55,6 +63,8 @@ class Tokeniser:
 
     prompt: TokenisePrompt
     answer: TokeniseAnswer
+    #: Ids that mean something to the template and nothing to a reader, such as the end of a turn.
+    special: frozenset[int]
 
 
 @dataclass(slots=True)
@@ -67,16 +77,19 @@ class Data:
     tokenised: int = 0
 
 
-def read(path: Path, *, tokeniser: Tokeniser, max_tokens: int, vocabulary: int) -> Data:
+def read(
+    path: Path, *, tokeniser: Tokeniser, max_tokens: int, vocabulary: int, mask_special: bool
+) -> Data:
     """Read the triples of a file; count those that cannot be trained on. Raises RoundFailed.
 
     Nothing is ever truncated: half an answer is another answer.
     """
     data = Data()
+    silent = tokeniser.special if mask_special else frozenset()
     for number, line in enumerate(_lines(path), start=1):
         try:
             given = json.loads(line)
-            triple = _triple(given, tokeniser)
+            triple = _triple(given, tokeniser, silent)
             tokenised = any(
                 given[f"{part}_ids"] is None for part in ("prompt", "chosen", "rejected")
             )
@@ -103,14 +116,19 @@ def steps_per_epoch(triples: int, batch_pairs: int) -> int:
 def batch(triples: list[Triple], *, step: int, batch_pairs: int, seed: int) -> list[Triple]:
     """Return the triples of one step: a pure function of the seed and the step, so a resumed run sees the same.
 
-    Batches of an epoch differ by at most one triple in size; a last one of a single triple would have
-    the say of a full one.
+    Prompts are shuffled, and the triples of one prompt follow each other, so that they share its computation. Batches of an
+    epoch differ by at most one triple in size; a last one of a single triple would have the say of a full one.
     """
     per_epoch = steps_per_epoch(len(triples), batch_pairs)
     epoch, position = divmod(step, per_epoch)
-    order = epoch_order(len(triples), seed=seed, epoch=epoch)
+    prompts: dict[tuple[int, ...], list[Triple]] = {}
+    for triple in triples:
+        prompts.setdefault(triple.chosen.prompt, []).append(triple)
+    groups = list(prompts.values())
+    order = epoch_order(len(groups), seed=seed, epoch=epoch)
+    ordered = [triple for number in order for triple in groups[number]]
     first, end = (len(triples) * (position + more) // per_epoch for more in (0, 1))
-    return [triples[number] for number in order[first:end]]
+    return ordered[first:end]
 
 
 def epoch_order(count: int, *, seed: int, epoch: int) -> list[int]:
@@ -130,8 +148,8 @@ def _lines(path: Path) -> list[str]:
     return text.removesuffix("\n").split("\n") if text else []
 
 
-def _triple(given: dict[str, Any], tokeniser: Tokeniser) -> Triple:
-    """Translate one line. Raises what reading a wrong line raises."""
+def _triple(given: dict[str, Any], tokeniser: Tokeniser, silent: frozenset[int]) -> Triple:
+    """Translate one line; tokens among `silent` are not scored. Raises what reading a wrong line raises."""
     ids = given["prompt_ids"]
     prompt = _ids(tokeniser.prompt(given["prompt"]) if ids is None else ids)
     rows = []
@@ -139,7 +157,9 @@ def _triple(given: dict[str, Any], tokeniser: Tokeniser) -> Triple:
         ids = given[f"{part}_ids"]
         if ids is None:
             ids = tokeniser.answer(given[part][0]["content"], given["finish"][part])
-        rows.append(Row(prompt=prompt, completion=_ids(ids)))
+        completion = _ids(ids)
+        unscored = tuple(index for index, token in enumerate(completion) if token in silent)
+        rows.append(Row(prompt=prompt, completion=completion, silent=unscored))
     target, weight = float(given["target"]), float(given["weight"])
     if not 0 <= target <= 1:
         raise ValueError("target must be from 0 to 1")
@@ -159,6 +179,8 @@ def _unusable(triple: Triple, *, max_tokens: int, vocabulary: int) -> str | None
     rows = (triple.chosen, triple.rejected)
     if not all(row.prompt and row.completion for row in rows):
         return "empty"
+    if not all(row.scored for row in rows):
+        return "nothing_scored"
     if triple.chosen == triple.rejected:
         return "identical"
     if any(row.tokens > max_tokens for row in rows):

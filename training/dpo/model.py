@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +44,7 @@ def policy_load(spec: Spec) -> PeftModel:
     policy = get_peft_model(base, lora_config(spec.lora))
     if spec.parent.path is not None:
         adapter_set(policy, parent_read(spec.parent, spec.parent.path, spec.lora))
-    return policy.eval()
+    return policy.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def lora_config(lora: Lora) -> LoraConfig:
@@ -61,20 +59,10 @@ def lora_config(lora: Lora) -> LoraConfig:
     )
 
 
-@contextmanager
-def reference_of(policy: PeftModel, kind: str) -> Iterator[PeftModel]:
-    """Give the reference, `base` or `parent`, as long as the policy was not trained: it is the same model."""
-    if kind == "parent":
-        yield policy
-        return
-    with policy.disable_adapter():
-        yield policy
-
-
 def adapter_get(policy: PeftModel) -> dict[str, Tensor]:
     """Return the adapter's tensors by the names PEFT gives them in files."""
     found: dict[str, Tensor] = get_peft_model_state_dict(policy)
-    return {name: tensor.detach().contiguous() for name, tensor in sorted(found.items())}
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(found.items())}
 
 
 def adapter_set(policy: PeftModel, tensors: dict[str, Tensor]) -> None:
@@ -120,7 +108,7 @@ def tokeniser_load(base: Base) -> Tokeniser:
         ended = finish == "length" or ids[-1:] == [tokenizer.eos_token_id]
         return ids if ended else [*ids, tokenizer.eos_token_id]
 
-    return Tokeniser(prompt=prompt, answer=answer)
+    return Tokeniser(prompt=prompt, answer=answer, special=frozenset(tokenizer.all_special_ids))
 
 
 def _base_load(base: Base) -> torch.nn.Module:

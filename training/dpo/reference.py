@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from training.dpo import files, score
+from training.dpo import files
 from training.dpo.data import Row, Triple
 from training.dpo.failures import RoundFailed
-from training.dpo.spec import Spec
+from training.dpo.pack import Pack, pack, split
+from training.dpo.spec import Reference, Spec
 
-#: A killed round scores at most so many rows again.
+#: A killed round scores about so many completions again.
 SAVED_EVERY = 32
 
 
@@ -51,44 +54,67 @@ class Scores:
         files.write_json(self._path, {"log_probs": self._own})
 
 
-def open_for(spec: Spec) -> Scores:
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What a pass over the triples cost: completions in all and scored anew, tokens computed for those."""
+
+    completions: int
+    scored: int
+    tokens: int
+
+
+def open_for(spec: Spec, reference: Reference) -> Scores:
     """Open the store of this round's reference."""
     own = f"{spec.round.model}-{spec.round.number}"
-    return Scores(spec.scores / spec.reference.sha256, own=own)
+    return Scores(spec.scores / reference.sha256, own=own)
 
 
 def fill(
     scores: Scores,
     *,
-    reference: torch.nn.Module,
-    triples: Iterable[Triple],
+    log_probs: Callable[[Pack], Tensor],
+    triples: Sequence[Triple],
+    budget: int,
     progress: Callable[[int, int], None],
-) -> int:
-    """Score what the store lacks and return how many rows that were. `progress` may raise. Raises RoundFailed."""
-    rows = list(
-        dict.fromkeys(row for triple in triples for row in (triple.chosen, triple.rejected))
-    )
-    missing = [row for row in rows if row not in scores]
-    stored = len(rows) - len(missing)
-    progress(stored, len(rows))
+) -> Pass:
+    """Score what the store lacks, in packs of at most `budget` tokens. `progress` may raise. Raises RoundFailed."""
+    rows = {row for triple in triples for row in (triple.chosen, triple.rejected)}
+    missing = {row for row in rows if row not in scores}
+    done, scored = len(rows) - len(missing), len(missing)
+    unsaved = tokens = 0
+    progress(done, len(rows))
     try:
         with torch.no_grad():
-            for number, row in enumerate(missing, start=1):
-                value = score.log_prob(reference, row).item()
-                if not math.isfinite(value):
-                    raise RoundFailed(
-                        "loss_not_finite",
-                        "The reference scores a completion with a number that is not finite; "
-                        "its weights are broken, so choose another parent or base.",
-                    )
-                scores.add(row, value)
-                if number % SAVED_EVERY == 0:
+            for each in split([t for t in triples if {t.chosen, t.rejected} & missing], budget):
+                wanted = {
+                    row: None for t in each for row in (t.chosen, t.rejected) if row in missing
+                }
+                if not wanted:
+                    continue
+                packed = pack(wanted)
+                _take(scores, packed, packed.sums(log_probs(packed)))
+                missing -= wanted.keys()
+                tokens += len(packed.tokens)
+                done, unsaved = done + len(wanted), unsaved + len(wanted)
+                if unsaved >= SAVED_EVERY:
                     scores.save()
-                progress(stored + number, len(rows))
+                    unsaved = 0
+                progress(done, len(rows))
     finally:
-        if missing:
+        if unsaved:
             scores.save()
-    return len(missing)
+    return Pass(completions=len(rows), scored=scored, tokens=tokens)
+
+
+def _take(scores: Scores, packed: Pack, sums: Tensor) -> None:
+    if not sums.isfinite().all():
+        raise RoundFailed(
+            "loss_not_finite",
+            "The reference scores a completion with a number that is not finite; "
+            "its weights are broken, so choose another parent or base.",
+        )
+    for row, value in zip(packed.rows, sums.tolist(), strict=True):
+        scores.add(row, value)
 
 
 def _read(path: Path) -> dict[str, float]:

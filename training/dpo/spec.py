@@ -9,6 +9,7 @@ import dataclasses
 import json
 import math
 import re
+import types
 import typing
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,31 @@ from typing import Any
 
 from training.dpo.failures import RoundFailed
 
-SCHEMA = 1
+SCHEMA = 2
 SHA256 = re.compile(r"[0-9a-f]{64}")
 #: What vLLM can load.
 RANKS = (1, 8, 16, 32, 64, 128, 256)
 TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+#: Every loss, and what the options must be that not all of them have; see losses.py.
+LOSSES: dict[str, dict[str, str]] = {
+    "dpo": {"ties": "true or false", "smoothing": "at least 0 and below 0.5"},
+    # Without smoothing it is dpo.
+    "robust": {"smoothing": "above 0 and below 0.5"},
+    "ipo": {},
+    "ln": {},
+    "apo_zero": {},
+    "dpop": {"penalty": "above 0"},
+    "simpo": {"gamma": "0 or more"},
+}
+#: What those options are with the losses that do not have them.
+UNUSED: dict[str, float | bool | None] = {
+    "ties": False,
+    "smoothing": 0.0,
+    "gamma": None,
+    "penalty": None,
+}
+#: The losses that compare with no reference.
+REFERENCE_FREE = ("simpo",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +92,18 @@ class Loss:
 
     name: str
     beta: float
+    #: Davidson's model, in which a target of 1/2 is an outcome of its own.
     ties: bool
+    #: How probable it is that a judgement is the wrong way round.
+    smoothing: float
+    #: How much of the better completion's negative log-likelihood, a mean over its tokens, is added.
+    nll: float
+    #: How far apart SimPO wants the two completions to be.
+    gamma: float | None
+    #: DPOP's lambda.
+    penalty: float | None
+    #: Special tokens of a completion, such as the end of a turn, are read but not scored.
+    mask_special: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +132,8 @@ class Spec:
     round: RoundName
     base: Base
     parent: Parent
-    reference: Reference
+    #: None with the losses that compare with none.
+    reference: Reference | None
     scores: Path
     lora: Lora
     loss: Loss
@@ -125,6 +158,7 @@ def read(path: Path) -> Spec:
         raise _invalid(f"schema must be {SCHEMA}")
     spec: Spec = _taken(Spec, given, "")
     _check_ranges(spec)
+    _check_loss(spec.loss)
     _check_lora(spec.lora)
     _check_lineage(spec)
     return spec
@@ -148,10 +182,12 @@ def _taken(kind: Any, given: Any, where: str) -> Any:
 
 
 def _value(kind: Any, given: Any, where: str) -> Any:
+    if isinstance(kind, types.UnionType):  # of something and None
+        return None if given is None else _value(typing.get_args(kind)[0], given, where)
     if dataclasses.is_dataclass(kind):
         return _taken(kind, given, where)
-    if kind in (Path, Path | None):
-        return _path(given, where, optional=kind is not Path)
+    if kind is Path:
+        return _path(given, where)
     if kind == tuple[str, ...]:
         if isinstance(given, list) and all(isinstance(item, str) for item in given):
             return tuple(given)
@@ -164,9 +200,7 @@ def _value(kind: Any, given: Any, where: str) -> Any:
     return given
 
 
-def _path(given: Any, where: str, *, optional: bool) -> Path | None:
-    if given is None and optional:
-        return None
+def _path(given: Any, where: str) -> Path:
     if isinstance(given, str) and Path(given).is_absolute():
         return Path(given)
     raise _invalid(f"{where} must be an absolute path")
@@ -177,8 +211,6 @@ def _check_ranges(spec: Spec) -> None:
     rate, decay = spec.optimizer.learning_rate, spec.optimizer.weight_decay
     rules = {
         "round.model must be a slug": re.fullmatch(r"[a-z0-9-]+", spec.round.model),
-        "loss.name must be dpo": spec.loss.name == "dpo",
-        "loss.beta must be above 0": _positive(spec.loss.beta),
         "optimizer.learning_rate must be above 0": _positive(rate),
         "optimizer.weight_decay must be 0 or more": decay == 0 or _positive(decay),
         "optimizer.warmup must be at least 0 and below 1": 0 <= spec.optimizer.warmup < 1,
@@ -194,6 +226,32 @@ def _check_ranges(spec: Spec) -> None:
     for sentence, holds in rules.items():
         if not holds:
             raise _invalid(sentence)
+
+
+def _check_loss(loss: Loss) -> None:
+    """Refuse an unknown loss, numbers that its equation does not allow and options it would pass over."""
+    if loss.name not in LOSSES:
+        raise _invalid(f"loss.name must be one of {', '.join(LOSSES)}")
+    rules = {"beta": "above 0", "nll": "0 or more"} | LOSSES[loss.name]
+    for option, rule in rules.items():
+        if not _obeys(getattr(loss, option), rule):
+            raise _invalid(f"loss.{option} must be {rule} with {loss.name}")
+    for option, unused in UNUSED.items():
+        if option not in rules and getattr(loss, option) != unused:
+            raise _invalid(f"loss.{option} must be {json.dumps(unused)} with {loss.name}")
+
+
+def _obeys(given: float | bool | None, rule: str) -> bool:
+    """Return whether an option of a loss is what the rule says."""
+    if given is None or not math.isfinite(given):
+        return False
+    return {
+        "true or false": True,
+        "above 0": given > 0,
+        "0 or more": given >= 0,
+        "at least 0 and below 0.5": 0 <= given < 0.5,
+        "above 0 and below 0.5": 0 < given < 0.5,
+    }[rule]
 
 
 def _check_lora(lora: Lora) -> None:
@@ -217,11 +275,10 @@ def _check_lineage(spec: Spec) -> None:
 
     Whoever writes run.json has verified the content of folders that are named by their hash.
     """
-    for name, sha256 in (
-        ("base", spec.base.sha256),
-        ("parent", spec.parent.sha256),
-        ("reference", spec.reference.sha256),
-    ):
+    hashes = {"base": spec.base.sha256, "parent": spec.parent.sha256}
+    if spec.reference is not None:
+        hashes["reference"] = spec.reference.sha256
+    for name, sha256 in hashes.items():
         if not SHA256.fullmatch(sha256):
             raise _invalid(f"{name}.sha256 must be 64 hex digits")
     if spec.base.path.name != spec.base.sha256:
@@ -230,6 +287,17 @@ def _check_lineage(spec: Spec) -> None:
         raise _invalid("a parent without a path must be the base", code="parent_mismatch")
     if spec.parent.path is not None and spec.parent.path.name != spec.parent.sha256:
         raise _invalid("parent.path must end with parent.sha256", code="parent_mismatch")
+    _check_reference(spec)
+
+
+def _check_reference(spec: Spec) -> None:
+    """Refuse a reference where the loss has none, none where it has one, and one that is another's."""
+    if spec.loss.name in REFERENCE_FREE:
+        if spec.reference is not None:
+            raise _invalid(f"reference must be null with {spec.loss.name}")
+        return
+    if spec.reference is None:
+        raise _invalid(f"reference must be an object with {spec.loss.name}")
     kinds = {"base": spec.base.sha256, "parent": spec.parent.sha256}
     if spec.reference.kind not in kinds:
         raise _invalid("reference.kind must be base or parent")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,31 @@ from typing import Any
 import torch
 from peft import PeftModel
 
-from training.dpo import checkpoint, data, files, metrics, model, objective, reference, version
+from training.dpo import (
+    checkpoint,
+    data,
+    files,
+    metrics,
+    model,
+    objective,
+    pack,
+    reference,
+    score,
+    version,
+)
+from training.dpo.bar import say
 from training.dpo.checkpoint import Checkpoint
-from training.dpo.data import Data, Triple
+from training.dpo.data import Data
 from training.dpo.events import Events
 from training.dpo.failures import RoundFailed
+from training.dpo.losses import Losses, Pairs
 from training.dpo.reference import Scores
+from training.dpo.score import Scorer
 from training.dpo.spec import Optimizer, Spec
 from training.dpo.stopping import Stop
 
-#: How many rows pass between two lines of progress.
-PROGRESS_EVERY = 4
-EVAL_KEYS = ("loss", "accuracy", "margin")
+#: Tokens computed at once: enough to fill the processor's products, few enough to bound the memory.
+PACK_TOKENS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +48,14 @@ class Trainer:
     events: Events
     stop: Stop
     policy: PeftModel
+    by: Scorer
     snapshot: Data
     holdout: Data
     steps: int
 
     def progress(self, stage: str, done: int, of: int) -> None:
-        """Say how many rows a stage has done, and stop here when asked. Raises Stopped."""
-        if done % PROGRESS_EVERY == 0 or done == of:
-            self.events.stage(stage, done, of)
+        """Say how far a stage is, and stop here when asked. Raises Stopped."""
+        self.events.stage(stage, done, of)
         self.stop.obey()
 
 
@@ -89,13 +102,14 @@ def learning_rate(optimizer: Optimizer, *, step: int, steps: int) -> float:
 
 def _prepared(*, folder: Path, spec: Spec, events: Events, stop: Stop) -> Trainer:
     """Load model and data. Raises RoundFailed."""
-    print(f"Loading the base and the adapter of v{spec.parent.number}", flush=True)
+    say(f"Loading the base and the adapter of v{spec.parent.number}")
     policy = model.policy_load(spec)
     read = partial(
         data.read,
         tokeniser=model.tokeniser_load(spec.base),
         max_tokens=min(spec.max_tokens, model.context(policy) or spec.max_tokens),
         vocabulary=model.vocabulary(policy),
+        mask_special=spec.loss.mask_special,
     )
     snapshot, holdout = read(folder / "snapshot.jsonl"), read(folder / "holdout.jsonl")
     if not snapshot.triples:
@@ -112,30 +126,37 @@ def _prepared(*, folder: Path, spec: Spec, events: Events, stop: Stop) -> Traine
         events=events,
         stop=stop,
         policy=policy,
+        by=score.scorer(policy),
         snapshot=snapshot,
         holdout=holdout,
         steps=spec.epochs * data.steps_per_epoch(len(snapshot.triples), spec.batch_pairs),
     )
 
 
-def _reference_scores(trainer: Trainer) -> Scores:
-    """Return the reference's score of every row, from the store or new."""
+def _reference_scores(trainer: Trainer) -> Scores | None:
+    """Return the reference's score of every completion, from the store or new; None for a loss without a reference."""
     spec = trainer.spec
-    scores = reference.open_for(spec)
-    with model.reference_of(trainer.policy, spec.reference.kind) as policy:
-        count = reference.fill(
-            scores,
-            reference=policy,
-            triples=trainer.snapshot.triples + trainer.holdout.triples,
-            progress=lambda done, of: trainer.progress("reference", done, of),
-        )
-    print(f"The reference ({spec.reference.kind}) scored {count} completions anew", flush=True)
+    if spec.reference is None:
+        return None
+    began = time.monotonic()
+    scores = reference.open_for(spec, spec.reference)
+    made = reference.fill(
+        scores,
+        # Before its first step the policy is the parent, and the base where the adapter is left out.
+        log_probs=partial(trainer.by.log_probs, adapter=spec.reference.kind == "parent"),
+        triples=trainer.snapshot.triples + trainer.holdout.triples,
+        budget=PACK_TOKENS,
+        progress=partial(trainer.progress, "reference"),
+    )
+    seconds = round(time.monotonic() - began, 3)
+    trainer.events.write("reference", **asdict(made), seconds=seconds)
+    say(f"The reference ({spec.reference.kind}) scored {made.scored} completions anew, {seconds} s")
     return scores
 
 
 def _train(
     trainer: Trainer,
-    scores: Scores,
+    scores: Scores | None,
     *,
     before: dict[str, Any] | None,
     saved: Checkpoint | None,
@@ -173,7 +194,7 @@ def _train(
 
 
 def _step(
-    trainer: Trainer, scores: Scores, optimizer: torch.optim.Optimizer, *, step: int
+    trainer: Trainer, scores: Scores | None, optimizer: torch.optim.Optimizer, *, step: int
 ) -> dict[str, Any]:
     """Take one optimizer step and report it. Raises RoundFailed before it would break the weights."""
     spec, began = trainer.spec, time.monotonic()
@@ -183,49 +204,61 @@ def _step(
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.zero_grad()
-    scored = objective.batch_backward(trainer.policy, batch, scores, spec.loss)
+    scored = objective.batch_score(trainer.by, batch, scores, spec.loss, budget=PACK_TOKENS)
     weights = model.trainable(trainer.policy).values()
     norm = torch.nn.utils.clip_grad_norm_(weights, spec.optimizer.clip).item()
-    measured = metrics.summary(scored) | {"grad_norm": norm, "learning_rate": rate}
-    if not all(value is None or math.isfinite(value) for value in measured.values()):
-        raise RoundFailed(
-            "loss_not_finite",
-            f"Loss or gradient of step {step + 1} is not finite; lower the learning rate.",
-        )
+    measured = _summary(scored, f"Loss or gradient of step {step + 1} is", grad_norm=norm)
     optimizer.step()
-    where = {
-        "step": step + 1,
-        "of": trainer.steps,
-        "epoch": step // data.steps_per_epoch(len(triples), spec.batch_pairs) + 1,
-    }
-    cost = {"tokens": _tokens(batch), "seconds": round(time.monotonic() - began, 3)}
-    trainer.events.write("step", **where, **measured, **cost)
-    print(
+    measured["learning_rate"] = rate
+    seconds = time.monotonic() - began
+    tokens, unshared = pack.size(batch), pack.size_unshared(batch)
+    trainer.events.step(
+        step + 1,
+        trainer.steps,
+        epoch=step // data.steps_per_epoch(len(triples), spec.batch_pairs) + 1,
+        **measured,
+        pairs=len(batch),
+        tokens=tokens,
+        tokens_saved=round(1 - tokens / unshared, 4),
+        seconds=round(seconds, 3),
+        tokens_per_s=round(tokens / seconds, 1),
+    )
+    say(
         f"Step {step + 1} of {trainer.steps}: loss {measured['loss']:.4f}, "
-        f"margin {measured['margin']:.4f}, {cost['seconds']} s",
-        flush=True,
+        f"margin {measured['margin']:.4f}, {seconds:.1f} s"
     )
     return measured
 
 
-def _evaluate(trainer: Trainer, scores: Scores, *, step: int) -> dict[str, Any] | None:
+def _summary(scored: tuple[Pairs, Losses], what: str, **more: float) -> dict[str, Any]:
+    """Return the numbers of a step or an evaluation. Raises RoundFailed when one is not finite."""
+    measured = metrics.summary(*scored) | more
+    if not all(value is None or math.isfinite(value) for value in measured.values()):
+        raise RoundFailed("loss_not_finite", f"{what} not finite; lower the learning rate.")
+    return measured
+
+
+def _evaluate(trainer: Trainer, scores: Scores | None, *, step: int) -> dict[str, Any] | None:
     """Measure the policy on the held-out pairs; None when there are none."""
-    triples, scored = trainer.holdout.triples, []
+    triples = trainer.holdout.triples
     if not triples:
         return None
+    done = 0
+
+    def progress(pairs: int) -> None:
+        nonlocal done
+        done += pairs
+        trainer.progress("evaluating", done, len(triples))
+
+    progress(0)
     with torch.no_grad():
-        for number, triple in enumerate(triples):
-            trainer.progress("evaluating", number, len(triples))
-            scored.append(objective.score_triple(trainer.policy, triple, scores, trainer.spec.loss))
-    trainer.progress("evaluating", len(triples), len(triples))
-    measured = metrics.summary(scored)
-    values = {key: measured[key] for key in EVAL_KEYS}
-    if not all(value is None or math.isfinite(value) for value in values.values()):
-        raise RoundFailed(
-            "loss_not_finite", "The loss on held-out pairs is not finite; lower the learning rate."
+        scored = objective.batch_score(
+            trainer.by, triples, scores, trainer.spec.loss, budget=PACK_TOKENS, each=progress
         )
-    trainer.events.write("eval", step=step, pairs=len(triples), **values)
-    return values
+    measured = _summary(scored, "The loss on held-out pairs is")
+    measured |= metrics.accuracy_interval(scored[0], measured["accuracy"])
+    trainer.events.write("eval", step=step, pairs=len(triples), **measured)
+    return measured
 
 
 def _save(trainer: Trainer, *, before: dict[str, Any] | None, after: dict[str, Any] | None) -> None:
@@ -244,11 +277,15 @@ def _save(trainer: Trainer, *, before: dict[str, Any] | None, after: dict[str, A
             "pairs": len(trainer.holdout.triples),
             "before": before,
             "after": after,
-            "reference": trainer.spec.reference.kind,
+            "reference": trainer.spec.reference and trainer.spec.reference.kind,
         },
     )
     version.write(
-        trainer.folder / "version", policy=trainer.policy, spec=trainer.spec, report=report
+        trainer.folder / "version",
+        policy=trainer.policy,
+        by=trainer.by,
+        spec=trainer.spec,
+        report=report,
     )
     trainer.events.stage("saving", 1, 1)
 
@@ -257,10 +294,6 @@ def _dropped(trainer: Trainer) -> dict[str, int]:
     """Return the count of unusable triples by reason, those held out under reasons of their own."""
     held_out = {f"holdout_{reason}": count for reason, count in trainer.holdout.dropped.items()}
     return {**trainer.snapshot.dropped, **held_out}
-
-
-def _tokens(batch: list[Triple]) -> int:
-    return sum(triple.chosen.tokens + triple.rejected.tokens for triple in batch)
 
 
 def _seconds(saved: Checkpoint | None, began: float) -> float:

@@ -11,8 +11,10 @@ import torch
 from peft import PeftModel
 from safetensors.torch import save
 
-from training.dpo import files, model, score
+from training.dpo import files, model
 from training.dpo.data import Data, Row
+from training.dpo.pack import pack
+from training.dpo.score import Scorer
 from training.dpo.spec import Spec
 
 CANARY_ROWS = 3
@@ -29,31 +31,29 @@ class Report:
     after: dict[str, Any] | None
 
 
-def write(folder: Path, *, policy: PeftModel, spec: Spec, report: Report) -> None:
+def write(folder: Path, *, policy: PeftModel, by: Scorer, spec: Spec, report: Report) -> None:
     """Write the version's folder, whole or not at all."""
     rows = list(dict.fromkeys(triple.chosen for triple in report.snapshot.triples))[:CANARY_ROWS]
     with files.folder(folder) as draft:
         tensors = save(model.adapter_get(policy), metadata={"format": "pt"})
         files.write(draft / "adapter_model.safetensors", tensors)
         files.write_json(draft / "adapter_config.json", _config(spec))
-        files.write_json(draft / "canary.json", canary(policy, rows))
+        files.write_json(draft / "canary.json", canary(by, rows))
         files.write(draft / "README.md", card(spec, report).encode())
 
 
-def canary(policy: PeftModel, rows: list[Row]) -> dict[str, Any]:
+def canary(by: Scorer, rows: list[Row]) -> dict[str, Any]:
     """Return what an engine must reproduce to have proved that it applies the adapter."""
     found = []
     with torch.no_grad():
         for row in rows:
-            adapter = score.log_probs(policy, row).tolist()
-            with policy.disable_adapter():
-                base = score.log_probs(policy, row).tolist()
+            whole = pack([Row(row.prompt, row.completion)])
             found.append(
                 {
                     "prompt_ids": list(row.prompt),
                     "completion_ids": list(row.completion),
-                    "base": base,
-                    "adapter": adapter,
+                    "base": by.log_probs(whole, adapter=False).tolist(),
+                    "adapter": by.log_probs(whole).tolist(),
                 }
             )
     return {"rows": found}
@@ -78,10 +78,10 @@ def card(spec: Spec, report: Report) -> str:
         "| --- | --- |",
         f"| base | `{spec.base.sha256}` |",
         f"| parent | {parent} |",
-        f"| reference | {spec.reference.kind} (`{spec.reference.sha256}`) |",
+        f"| reference | {_reference(spec)} |",
         f"| pairs | {len(report.snapshot.triples)}, of which {report.snapshot.tokenised} tokenised by the trainer |",
         f"| dropped | {dropped or 'none'} |",
-        f"| loss | {spec.loss.name}, beta {spec.loss.beta:g}, ties {'on' if spec.loss.ties else 'off'} |",
+        f"| loss | {_loss(spec)} |",
         f"| optimizer | AdamW, {settings} |",
         f"| steps | {report.steps}: {spec.epochs} epochs, up to {spec.batch_pairs} pairs a step, seed {spec.seed} |",
         f"| LoRA | rank {lora.rank}, alpha {lora.alpha}, {', '.join(lora.target_modules)} |",
@@ -90,6 +90,22 @@ def card(spec: Spec, report: Report) -> str:
         f"| held-out after | {_measured(report.after)} |",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _reference(spec: Spec) -> str:
+    if spec.reference is None:
+        return "none: the loss needs none"
+    return f"{spec.reference.kind} (`{spec.reference.sha256}`)"
+
+
+def _loss(spec: Spec) -> str:
+    """Return the loss with every option that is set."""
+    options = {name: value for name, value in asdict(spec.loss).items() if name != "name" and value}
+    told = (
+        name.replace("_", " ") if value is True else f"{name} {value:g}"
+        for name, value in options.items()
+    )
+    return ", ".join([spec.loss.name, *told])
 
 
 def _measured(values: dict[str, Any] | None) -> str:

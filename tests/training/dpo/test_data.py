@@ -16,7 +16,12 @@ from training.dpo.failures import RoundFailed
 from training.dpo.spec import Base
 
 
-def read(folder: Path, *lines: dict[str, Any] | str, max_tokens: int = 64) -> Data:
+def read(
+    folder: Path,
+    *lines: dict[str, Any] | str,
+    max_tokens: int = 64,
+    mask_special: bool = False,
+) -> Data:
     path = folder / "snapshot.jsonl"
     path.write_text(
         "".join((each if isinstance(each, str) else json.dumps(each)) + "\n" for each in lines)
@@ -26,6 +31,7 @@ def read(folder: Path, *lines: dict[str, Any] | str, max_tokens: int = 64) -> Da
         tokeniser=model.tokeniser_load(Base(path=tiny.base_save(folder), sha256=tiny.BASE)),
         max_tokens=max_tokens,
         vocabulary=len(tiny.WORDS),
+        mask_special=mask_special,
     )
 
 
@@ -110,11 +116,27 @@ class TestRead:
         assert failed.value.code == "data_invalid"
 
 
+class TestMaskSpecial:
+    def test_reads_the_end_and_does_not_score_it(self, tmp_path: Path) -> None:
+        triple = read(tmp_path, tiny.line(1), mask_special=True).triples[0]
+
+        assert triple.chosen.completion[-1] == tiny.END
+        assert triple.chosen.scored == (0, 1, 2)
+        # Cut off, without an end.
+        assert triple.rejected.scored == tuple(range(6))
+        assert triple.chosen.key != Row(triple.chosen.prompt, triple.chosen.completion).key
+
+    def test_drops_what_has_nothing_else(self, tmp_path: Path) -> None:
+        found = read(tmp_path, tiny.line(1, chosen_ids=[tiny.END]), mask_special=True)
+
+        assert not found.triples
+        assert found.dropped == {"nothing_scored": 1}
+
+
 class TestBatch:
     def triples(self, count: int) -> list[data.Triple]:
-        rows = [Row(prompt=(1,), completion=(number,)) for number in range(count + 1)]
         return [
-            data.Triple(chosen=rows[number], rejected=rows[count], target=1.0, weight=1.0)
+            data.Triple(Row((number,), (1,)), Row((number,), (2,)), target=1.0, weight=1.0)
             for number in range(count)
         ]
 

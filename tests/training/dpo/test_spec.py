@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ class TestRead:
     @pytest.mark.parametrize(
         ("where", "value", "named"),
         [
-            ("schema", 2, "schema must be 1"),
+            ("schema", 1, "schema must be 2"),
             ("packing", True, "packing is unknown"),
             ("loss.label_smoothing", 0.1, "loss.label_smoothing is unknown"),
             ("machine.gpus", 1, "machine.gpus is unknown"),
@@ -55,9 +56,23 @@ class TestRead:
             ("epochs", True, "epochs must be of type int"),
             ("epochs", 1.5, "epochs must be of type int"),
             ("loss", "dpo", "loss must be an object"),
-            ("loss.name", "ipo", "loss.name must be dpo"),
+            (
+                "loss.name",
+                "kto",
+                "loss.name must be one of dpo, robust, ipo, ln, apo_zero, dpop, simpo",
+            ),
             ("loss.beta", 0, "loss.beta must be above 0"),
             ("loss.ties", 1, "loss.ties must be of type bool"),
+            ("loss.smoothing", 0.5, "loss.smoothing must be at least 0 and below 0.5"),
+            ("loss.smoothing", -0.1, "loss.smoothing must be at least 0"),
+            ("loss.smoothing", None, "loss.smoothing must be of type float"),
+            ("loss.nll", -1, "loss.nll must be 0 or more"),
+            ("loss.nll", float("inf"), "loss.nll must be 0 or more"),
+            ("loss.gamma", 0.5, "loss.gamma must be null with dpo"),
+            ("loss.gamma", "x", "loss.gamma must be of type float"),
+            ("loss.penalty", 5, "loss.penalty must be null with dpo"),
+            ("loss.mask_special", 0, "loss.mask_special must be of type bool"),
+            ("loss.mask_special", ..., "loss.mask_special is missing"),
             ("optimizer.learning_rate", float("nan"), "learning_rate must be above 0"),
             ("optimizer.weight_decay", -1, "weight_decay must be"),
             ("optimizer.warmup", 1, "warmup must be"),
@@ -70,6 +85,9 @@ class TestRead:
             ("round.model", "../up", "round.model must be a slug"),
             ("scores", "relative", "scores must be an absolute path"),
             ("base.sha256", "short", "base.sha256 must be 64 hex digits"),
+            ("reference", None, "reference must be an object with dpo"),
+            ("reference", "base", "reference must be an object"),
+            ("reference.sha256", "short", "reference.sha256 must be 64 hex digits"),
             ("reference.kind", "grandparent", "reference.kind must be base or parent"),
             ("reference.sha256", OTHER, "reference.sha256 must be that of the base"),
         ],
@@ -124,5 +142,56 @@ class TestRead:
 
         with pytest.raises(RoundFailed) as failed:
             spec.read(tmp_path / "run.json")
+
+        assert failed.value.code == "spec_invalid"
+
+
+class TestLoss:
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"ties": True, "smoothing": 0.49, "nll": 1},
+            {"name": "robust", "smoothing": 0.1},
+            {"name": "ipo", "mask_special": True},
+            {"name": "ln", "beta": 5, "nll": 0.2},
+            {"name": "apo_zero"},
+            {"name": "dpop", "penalty": 5},
+            {"name": "simpo", "gamma": 0},
+        ],
+    )
+    def test_is_read_with_the_options_it_has(self, tmp_path: Path, changes: dict[str, Any]) -> None:
+        settings = tiny.spec(tmp_path, loss=tiny.loss(**changes))
+        if changes.get("name") == "simpo":
+            settings["reference"] = None
+
+        found = read(tmp_path, settings)
+
+        assert dataclasses.asdict(found.loss) == settings["loss"]
+        assert (found.reference is None) == (found.loss.name == "simpo")
+
+    @pytest.mark.parametrize(
+        ("changes", "named"),
+        [
+            ({"name": "robust"}, "loss.smoothing must be above 0 and below 0.5 with robust"),
+            ({"name": "robust", "smoothing": 0.5}, "loss.smoothing must be above 0"),
+            (
+                {"name": "robust", "smoothing": 0.1, "ties": True},
+                "loss.ties must be false with robust",
+            ),
+            ({"name": "ipo", "smoothing": 0.1}, "loss.smoothing must be 0.0 with ipo"),
+            ({"name": "ln", "gamma": 0}, "loss.gamma must be null with ln"),
+            ({"name": "apo_zero", "ties": True}, "loss.ties must be false with apo_zero"),
+            ({"name": "dpop"}, "loss.penalty must be above 0 with dpop"),
+            ({"name": "dpop", "penalty": 0}, "loss.penalty must be above 0 with dpop"),
+            ({"name": "simpo"}, "loss.gamma must be 0 or more with simpo"),
+            ({"name": "simpo", "gamma": -1}, "loss.gamma must be 0 or more with simpo"),
+            ({"name": "simpo", "gamma": 0.5}, "reference must be null with simpo"),
+        ],
+    )
+    def test_is_refused_with_an_option_it_would_pass_over(
+        self, tmp_path: Path, changes: dict[str, Any], named: str
+    ) -> None:
+        with pytest.raises(RoundFailed, match=named) as failed:
+            read(tmp_path, tiny.spec(tmp_path, loss=tiny.loss(**changes)))
 
         assert failed.value.code == "spec_invalid"

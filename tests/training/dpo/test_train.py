@@ -16,8 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.training.dpo import tiny
 from training.dpo import __main__ as program
-from training.dpo import failures, score, train
-from training.dpo.data import Row
+from training.dpo import failures, train
 from training.dpo.spec import Optimizer
 
 LINES = [tiny.line(number) for number in range(8)]
@@ -63,10 +62,16 @@ def adapter(folder: Path) -> bytes:
     return (folder / "version" / "adapter_model.safetensors").read_bytes()
 
 
+def by_hand(model: torch.nn.Module, ids: torch.Tensor, prompt: int) -> torch.Tensor:
+    """Return log-probabilities of the tokens after the prompt, by all logits and a softmax."""
+    log_probs = model(ids).logits[0, :-1].log_softmax(-1)
+    return log_probs.gather(1, ids[0, 1:, None])[prompt - 1 :, 0]
+
+
 class TestStart:
     @pytest.mark.parametrize("ties", [False, True])
     def test_begins_at_ln_2_to_the_bit(self, place: Path, ties: bool) -> None:
-        loss = {"name": "dpo", "beta": 0.1, "ties": ties}
+        loss = tiny.loss(ties=ties)
         folder = run(place, loss=loss, holdout=HELD_OUT, epochs=1)
 
         first, before = tiny.events(folder, "step")[0], tiny.events(folder, "eval")[0]
@@ -96,16 +101,21 @@ class TestStart:
         stages = list(dict.fromkeys(each["stage"] for each in tiny.events(folder, "stage")))
         assert stages == ["loading", "reference", "evaluating", "training", "saving"]
         scored = [each for each in tiny.events(folder, "stage") if each["stage"] == "reference"]
-        assert [each["done"] for each in scored] == [0, 4, 8, 12, 16, 20]
-        assert {each["of"] for each in scored} == {20}
+        assert [(each["done"], each["of"]) for each in scored] == [(0, 20), (20, 20)]
+        made = tiny.events(folder, "reference")[0]
+        # Ten prompts, each with two completions whose last tokens need not be read.
+        assert (made["completions"], made["scored"], made["tokens"]) == (20, 20, 10 * (6 + 3 + 5))
         steps = tiny.events(folder, "step")
         assert [each["step"] for each in steps] == [1, 2, 3, 4]
         assert [each["epoch"] for each in steps] == [1, 1, 2, 2]
         assert set(steps[0]) == {
-            "event", "at", "step", "of", "epoch", "loss", "margin", "accuracy", "drift_chosen",
-            "drift_rejected", "grad_norm", "learning_rate", "tokens", "seconds",
+            "event", "at", "step", "of", "epoch", "loss", "loss_preference", "loss_nll", "margin", "margin_p10",
+            "margin_p90", "accuracy", "calibration", "drift_chosen", "drift_rejected", "nll_chosen",
+            "length_ratio", "ties_margin", "grad_norm", "learning_rate", "pairs", "tokens", "tokens_saved",
+            "seconds", "tokens_per_s",
         }  # fmt: skip
-        assert steps[0]["tokens"] == 4 * (10 + 12)
+        assert steps[0]["tokens"] == 4 * (6 + 3 + 5)
+        assert steps[0]["tokens_saved"] == pytest.approx(1 - 14 / 22, abs=1e-4)
         assert [each["step"] for each in tiny.events(folder, "checkpoint")] == [2, 4]
         assert [each["step"] for each in tiny.events(folder, "eval")] == [0, 4]
         assert tiny.result(folder)["dropped"] == {"empty": 1}
@@ -132,7 +142,7 @@ class TestLearning:
     def test_pulls_tied_answers_together(self, place: Path) -> None:
         apart = run(place, "apart", epochs=10, batch_pairs=8, optimizer=FAST)
         ties = [line | {"target": 0.5} for line in LINES]
-        loss = {"name": "dpo", "beta": 0.1, "ties": True}
+        loss = tiny.loss(ties=True)
         settings = parent_of(
             place, apart, loss=loss, epochs=15, batch_pairs=8, optimizer=FAST, checkpoint_steps=99
         )
@@ -227,13 +237,13 @@ class TestVersion:
 
         assert len(rows) == 3
         for each in rows:
-            row = Row(prompt=tuple(each["prompt_ids"]), completion=tuple(each["completion_ids"]))
+            ids = torch.tensor([each["prompt_ids"] + each["completion_ids"]])
             with torch.no_grad():
-                adapted = score.log_probs(loaded, row)
+                adapted = by_hand(loaded, ids, len(each["prompt_ids"]))
                 with loaded.disable_adapter():
-                    plain = score.log_probs(loaded, row)
-            torch.testing.assert_close(adapted, torch.tensor(each["adapter"]), atol=1e-6, rtol=0)
-            torch.testing.assert_close(plain, torch.tensor(each["base"]), atol=1e-6, rtol=0)
+                    plain = by_hand(loaded, ids, len(each["prompt_ids"]))
+            torch.testing.assert_close(adapted, torch.tensor(each["adapter"]), atol=1e-5, rtol=0)
+            torch.testing.assert_close(plain, torch.tensor(each["base"]), atol=1e-5, rtol=0)
             assert (adapted - plain).abs().max() > 1e-2
 
     def test_is_the_same_to_the_byte_for_the_same_inputs(self, place: Path, folder: Path) -> None:
@@ -268,7 +278,9 @@ class TestVersion:
         assert found["pairs"] == 2
         assert found["reference"] == "base"
         assert found["before"]["accuracy"] == 0.5
-        assert set(found["after"]) == {"loss", "accuracy", "margin"}
+        evaluated = tiny.events(folder, "eval")[-1]
+        assert found["after"].items() <= evaluated.items()
+        assert {"loss", "accuracy", "margin", "accuracy_low"} <= set(found["after"])
         assert found["after"]["margin"] != 0
 
     def test_has_no_evaluation_without_held_out_pairs(self, place: Path) -> None:

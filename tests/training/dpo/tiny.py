@@ -65,17 +65,31 @@ def line(number: int, **changes: Any) -> dict[str, Any]:
     } | changes
 
 
+def loss(**changes: Any) -> dict[str, Any]:
+    """Return the loss of run.json: plain DPO; `changes` replace keys."""
+    return {
+        "name": "dpo",
+        "beta": 0.1,
+        "ties": False,
+        "smoothing": 0.0,
+        "nll": 0.0,
+        "gamma": None,
+        "penalty": None,
+        "mask_special": False,
+    } | changes
+
+
 def spec(folder: Path, **changes: Any) -> dict[str, Any]:
     """Return run.json for a round on the base below the folder; `changes` replace whole keys."""
     return {
-        "schema": 1,
+        "schema": 2,
         "round": {"model": "demo", "number": 1},
         "base": {"path": str(folder / BASE), "sha256": BASE},
         "parent": {"path": None, "sha256": BASE, "number": 0},
         "reference": {"kind": "base", "sha256": BASE},
         "scores": str(folder / "scores"),
         "lora": {"rank": 8, "alpha": 16, "target_modules": ["q_proj", "v_proj", "down_proj"]},
-        "loss": {"name": "dpo", "beta": 0.1, "ties": False},
+        "loss": loss(),
         "optimizer": {"learning_rate": 5e-3, "weight_decay": 0.0, "warmup": 0.1, "clip": 1.0},
         "epochs": 2,
         "batch_pairs": 4,

@@ -1,0 +1,219 @@
+"""A frozen linear layer with its adapter, forward and backward by hand: where nearly all of a step's time goes.
+
+PEFT computes y = x W' + s (x A') B' as three products, keeps what autograd wants of each, and goes back through
+them one by one. On a CPU the two small products and the copies around them cost as much as a fifth of the large one. Here
+the adapter is added to the weights once per optimizer step, so that forward and the gradient of the input are one
+product each, layers that read the same input are one layer, and only what the gradients of A and B need is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One of the layers that a fused one is made of: its rows of the weight and, where it is adapted, A and B."""
+
+    rows: slice
+    #: Rows of the stacked A.
+    ranks: slice
+    #: (rank, in) and (out, rank); None where the adapter leaves the layer alone.
+    a: nn.Parameter | None
+    b: nn.Parameter | None
+
+
+class Fused:
+    """Linear layers with one input, as one: weight (out, in), bias (out,), scale s of the adapters.
+
+    The layers' own weights become views of the fused ones, so nothing is held twice.
+    """
+
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
+        """Take PEFT's layers, or plain ones where there is no adapter."""
+        bases = [getattr(layer, "base_layer", layer) for layer in layers]
+        self.base = torch.cat([base.weight.detach() for base in bases])
+        biases = [base.bias for base in bases]
+        self.bias = torch.cat(biases).detach() if biases[0] is not None else None
+        adapted = [layer for layer in layers if hasattr(layer, "lora_A")]
+        stacked = [layer.lora_A["default"].weight.detach() for layer in adapted]
+        self.a = torch.cat(stacked) if stacked else None
+        self.scale = adapted[0].scaling["default"] if adapted else 0.0
+        self.parts = []
+        row = rank = 0
+        for layer, base in zip(layers, bases, strict=True):
+            rows = slice(row, row + base.out_features)
+            base.weight.data = self.base[rows]
+            a = b = None
+            ranks = slice(rank, rank)
+            if hasattr(layer, "lora_A"):
+                a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+                ranks = slice(rank, rank + a.shape[0])
+                assert self.a is not None
+                a.data = self.a[ranks]
+            self.parts.append(Part(rows, ranks, a, b))
+            row, rank = rows.stop, ranks.stop
+        #: The weight with the adapter in it.
+        self.merged = self.base.clone() if adapted else self.base
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """What is trained: A and B of each part that is adapted."""
+        return [each for part in self.parts if part.a is not None for each in (part.a, part.b)]
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Compute the weight with the adapter anew, from the base's own: rounding does not add up over steps."""
+        for part in self.parts:
+            if part.a is not None and part.b is not None:
+                torch.addmm(
+                    self.base[part.rows],
+                    part.b,
+                    part.a,
+                    alpha=self.scale,
+                    out=self.merged[part.rows],
+                )
+
+    def gradients(self, x: Tensor, dy: Tensor) -> list[Tensor]:
+        """Return the gradients of `parameters` for input x (n, in) and the output's gradient dy (n, out).
+
+        dB = s dy' (x A') and dA = s (dy B)' x.
+        """
+        found: list[Tensor] = []
+        if self.a is None:
+            return found
+        down = x @ self.a.t()  # (n, ranks)
+        up = torch.empty_like(down)
+        for part in self.parts:
+            if part.b is not None:
+                torch.mm(dy[:, part.rows], part.b.detach(), out=up[:, part.ranks])
+        da = (up.t() @ x).mul_(self.scale)
+        for part in self.parts:
+            if part.b is not None:
+                db = dy[:, part.rows].t() @ down[:, part.ranks]
+                found += [da[part.ranks], db.mul_(self.scale)]
+        return found
+
+
+def _rms(x: Tensor, eps: float) -> Tensor:
+    """Return 1 / the root of the mean square of each token, (n, 1)."""
+    size = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return size.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+
+
+class NormedLinear(torch.autograd.Function):
+    """y = W (norm * x / rms(x)) + bias, for tokens x (n, in)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, norm: Tensor, eps: float, fused: Fused, adapter: bool, *_: Tensor
+    ) -> Tensor:
+        """Compute the layer; the adapter's parameters are only named so that autograd brings their gradients."""
+        rms = _rms(x, eps)
+        ctx.save_for_backward(x, rms)
+        ctx.norm, ctx.fused = norm, fused
+        weight = fused.merged if adapter else fused.base
+        return F.linear((x * rms).mul_(norm), weight, fused.bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
+        """Go back; with z = x / rms(x) and g = dz: dx = (g - z mean(g z)) / rms(x)."""
+        x, rms = ctx.saved_tensors
+        z = x * rms
+        gradients = ctx.fused.gradients(z * ctx.norm, dy)
+        dx = None
+        if ctx.needs_input_grad[0]:
+            g = (dy @ ctx.fused.merged).mul_(ctx.norm)
+            along = torch.linalg.vecdot(g, z).div_(x.shape[-1]).neg_()[:, None]
+            dx = g.addcmul_(z, along).mul_(rms)
+        return (dx, None, None, None, None, *gradients)
+
+
+class AddedLinear(torch.autograd.Function):
+    """y = residual + W x + bias, for tokens x (n, in)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, residual: Tensor, fused: Fused, adapter: bool, *_: Tensor
+    ) -> Tensor:
+        """Compute the layer."""
+        ctx.save_for_backward(x)
+        ctx.fused = fused
+        return _added(residual, x, fused, adapter)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
+        """Go back."""
+        (x,) = ctx.saved_tensors
+        gradients = ctx.fused.gradients(x, dy)
+        return (dy @ ctx.fused.merged, dy, None, None, *gradients)
+
+
+class GatedLinear(torch.autograd.Function):
+    """y = residual + W (silu(gate) * up) + bias, for tokens with gate and up side by side (n, 2 in)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, pair: Tensor, residual: Tensor, fused: Fused, adapter: bool, *_: Tensor
+    ) -> Tensor:
+        """Compute the layer; the gated input is cheaper to compute again than to keep."""
+        ctx.save_for_backward(pair)
+        ctx.fused = fused
+        gate, up = pair.chunk(2, dim=-1)
+        return _added(residual, F.silu(gate).mul_(up), fused, adapter)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
+        """Go back."""
+        (pair,) = ctx.saved_tensors
+        gate, up = pair.chunk(2, dim=-1)
+        silu = F.silu(gate)
+        gradients = ctx.fused.gradients(silu * up, dy)
+        dx = dy @ ctx.fused.merged  # (n, in)
+        dpair = torch.empty_like(pair)
+        torch.mul(dx, silu, out=dpair[:, up.shape[1] :])
+        torch.ops.aten.silu_backward(dx.mul_(up), gate, grad_input=dpair[:, : up.shape[1]])
+        return (dpair, dy, None, None, *gradients)
+
+
+def _added(residual: Tensor, x: Tensor, fused: Fused, adapter: bool) -> Tensor:
+    weight = fused.merged if adapter else fused.base
+    y = torch.addmm(residual, x, weight.t())
+    return y if fused.bias is None else y.add_(fused.bias)
+
+
+class Rotary(torch.autograd.Function):
+    """Turn the first heads of x (n, all heads * size) by each token's angles, in place; cosine and sine (n, 1, size / 2)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, heads: int, cosine: Tensor, sine: Tensor) -> Tensor:
+        """Turn."""
+        ctx.mark_dirty(x)
+        ctx.turned = heads, cosine, sine
+        return _turn(x, heads, cosine, sine)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
+        """Turn back."""
+        heads, cosine, sine = ctx.turned
+        return _turn(dy.clone(), heads, cosine, -sine), None, None, None
+
+
+def _turn(x: Tensor, heads: int, cosine: Tensor, sine: Tensor) -> Tensor:
+    size = 2 * cosine.shape[-1]
+    first, second = x[:, : heads * size].unflatten(1, (heads, size)).chunk(2, dim=-1)
+    before = first.clone()
+    first.mul_(cosine).addcmul_(second, sine, value=-1)
+    second.mul_(cosine).addcmul_(before, sine)
+    return x
