@@ -190,6 +190,7 @@ def version_register(
     metrics: dict[str, Any],
     card: str,
     now: datetime,
+    reason: str = "The newest round's result.",
 ) -> ModelVersion:
     """Record an adapter that is in the store as the model's next version and as `challenger`.
 
@@ -210,7 +211,7 @@ def version_register(
     )
     alias_move(
         model=locked, name=Alias.CHALLENGER, version=version, by=None,
-        reason="The newest round's result.", now=now,
+        reason=reason, now=now,
     )  # fmt: skip
     return version
 

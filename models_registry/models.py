@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
@@ -252,6 +253,12 @@ class ModelVersion(models.Model):
     def is_verified(self) -> bool:
         """Whether an engine computes with it what the trainer did."""
         return self.state == self.State.VERIFIED
+
+    @property
+    def average(self) -> dict[str, Any]:
+        """Of which versions it is the mean, with their shares, and why; empty for what was trained."""
+        found: dict[str, Any] = self.metrics.get("average", {})
+        return found
 
     @property
     def served_name(self) -> str:

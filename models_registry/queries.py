@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import log
 from typing import Any
@@ -211,7 +211,7 @@ def version_numbered(*, model: RegisteredModel, number: int) -> ModelVersion:
 def sampler_wanted(*, model: RegisteredModel, policy: str) -> ModelVersion | None:
     """Return the version that a policy lets sample, None when none is fit for it.
 
-    "latest": the newest verified version that no guardrail stopped; "champion": the champion. What failed
+    "latest": the newest verified version of a round that no guardrail stopped; "champion": the champion. What failed
     its check in the engine's present process is passed over, for the champion's nearest good ancestor.
     """
     failed = _failed_ids()
@@ -222,9 +222,20 @@ def sampler_wanted(*, model: RegisteredModel, policy: str) -> ModelVersion | Non
         return found
     verified = model.versions.filter(state=ModelVersion.State.VERIFIED).exclude(pk__in=failed)
     return next(
-        (version for version in verified.order_by("-number") if not guardrails_failed(version)),
+        (version for version in verified.order_by("-number") if _may_sample(version)),
         None,
     )
+
+
+def _may_sample(version: ModelVersion) -> bool:
+    """Whether no guardrail stopped a version. On a mean of others none is measured, so people must prove it."""
+    return not version.average and not guardrails_failed(version)
+
+
+def average_said(average: Mapping[str, Any]) -> str:
+    """Write of which versions one is the mean, as in v2 (50%) and v3 (50%)."""
+    parts = [f"v{part['number']} ({part['share']:.0%})" for part in average["versions"]]
+    return f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
 def guardrails_failed(version: ModelVersion) -> bool:

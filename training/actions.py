@@ -26,7 +26,7 @@ from models_registry.models import LORA_TARGET_MODULES, Alias, ModelVersion, Reg
 from models_registry.store import Artifact
 from pairloop.lib import edits, files, jobs
 from pairloop.lib.errors import Refused
-from training import guardrails, queries, snapshots, tasks
+from training import guardrails, presets, queries, snapshots, tasks
 from training.models import (
     AnswerScore,
     Reference,
@@ -161,8 +161,12 @@ def _policy_for(model: RegisteredModel, overrides: Mapping[str, Any]) -> RoundPo
     """Return the model's policy with this round's wishes, unsaved and checked. Raises RoundInvalid."""
     policy = queries.policy_of(model)
     known = {
-        "beta", "learning_rate", "epochs", "batch_pairs", "reference", "replay_share", "ties", "most_new",
+        "preset", "beta", "learning_rate", "epochs", "batch_pairs", "reference", "replay_share", "ties",
+        "most_new",
     }  # fmt: skip
+    if overrides.get("preset", policy.preset) != policy.preset:
+        # β means something else in another loss, so the policy's is no good for this round.
+        policy.beta = None
     for name, value in overrides.items():
         if name not in known:
             raise RoundInvalid(
@@ -188,7 +192,7 @@ def _spec(policy: RoundPolicy, *, seed: int) -> dict[str, Any]:
             "alpha": model.lora_alpha,
             "target_modules": list(model.lora_target_modules),
         },
-        "loss": {"name": "dpo", "beta": policy.beta, "ties": policy.ties},
+        "loss": presets.loss_of(policy.preset, beta=policy.beta, ties=policy.ties),
         "optimizer": {
             "learning_rate": policy.learning_rate,
             "weight_decay": 0.0,
@@ -209,7 +213,7 @@ def run_spec(round_: Round) -> dict[str, Any]:
     parent = round_.parent
     by_base = round_.reference == Reference.BASE
     return {
-        "schema": 1,
+        "schema": 2,
         "round": {"model": round_.model.slug, "number": round_.number},
         "base": {"path": str(settings.BASES / base.artifact_path), "sha256": base.sha256},
         "parent": {

@@ -20,9 +20,7 @@ from training.models import (
 class RoundPolicyAdmin(ReadOnlyAdmin):
     """When and how rounds run."""
 
-    list_display = ["model", "trigger_triples", "reference", "sampler"]
-    # Presets come with the losses that they choose between.
-    exclude = ["preset"]
+    list_display = ["model", "trigger_triples", "preset", "reference", "sampler"]
     list_select_related = ["model"]
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from models_registry import bases
 from models_registry.models import ModelVersion
-from training import measures, reports
+from models_registry.queries import average_said
+from training import measures, presets, reports
 from training.learned import Learned, learned_by
 from training.queries import LEAST_HOLDOUT, steps_of
 
@@ -69,6 +70,12 @@ def _what(version: ModelVersion, *, merged: bool) -> str:
     model = version.model
     if version.is_base:
         what = "The base model that this loop began with, unchanged."
+    elif version.average:
+        what = (
+            f"A LoRA adapter that is the weighted mean of {average_said(version.average)}, brought back to their"
+            f" rank, which cost {version.average['lost']:.2%} of its norm. Nothing was trained."
+            + (" It is merged into the base." if merged else "")
+        )
     elif merged:
         what = (
             "The base with a LoRA adapter merged into it. The adapter was trained by Direct Preference"
@@ -123,7 +130,7 @@ def _training(version: ModelVersion, learned: Learned) -> str:
     loss, lora, optimizer = (spec.get(name, {}) for name in ("loss", "lora", "optimizer"))
     settings = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in optimizer.items())
     rows = [
-        ("loss", f"{loss.get('name', 'dpo')}, β {loss.get('beta', '?')}"),
+        ("loss", presets.words(loss)),
         ("ties", "take part as ties" if loss.get("ties") else "count as half a win each"),
         ("reference", learned.round.reference),
         ("optimizer", f"AdamW, {settings}"),
@@ -136,7 +143,7 @@ def _training(version: ModelVersion, learned: Learned) -> str:
     ]
     rows += [
         (f"{title.lower()} at the last step", f"{value} ({hint})" if hint else value)
-        for title, value, hint in measures.training_rows(version.metrics)
+        for title, value, hint in measures.training_rows(version.metrics, loss)
     ]
     return f"## How it was trained\n\n{_table(FACTS, rows)}"
 
@@ -175,6 +182,10 @@ def _limits(version: ModelVersion, learned: Learned | None) -> str:
     limits = []
     if learned:
         limits += _limits_of_round(learned)
+    if version.average:
+        limits.append(
+            "What its parts learned from is in their cards. Its own answers were measured by no guardrail."
+        )
     if version.state in {ModelVersion.State.RETIRED, ModelVersion.State.CORRUPT}:
         limits.append(f"It is {version.state} in the registry.")
     limits += [

@@ -6,6 +6,7 @@ from typing import Any
 
 from django import forms
 
+from training import presets
 from training.models import Reference
 
 
@@ -18,6 +19,12 @@ class RoundForm(forms.Form):
 
     learning_rate = forms.FloatField(
         required=False, min_value=1e-7, max_value=1, widget=_number("any")
+    )
+    preset = forms.ChoiceField(
+        label="What it learns",
+        required=False,
+        choices=[("", "as the policy says"), *presets.CHOICES],
+        widget=forms.Select(attrs={"class": "input"}),
     )
     beta = forms.FloatField(
         label="β", required=False, min_value=0.001, max_value=10, widget=_number("any")
@@ -35,7 +42,15 @@ class RoundForm(forms.Form):
         choices=[("", "as the policy says"), *Reference.choices],
         widget=forms.Select(attrs={"class": "input"}),
     )
+    ties = forms.TypedChoiceField(
+        label="Learn from ties",
+        required=False,
+        choices=[("", "as the policy says"), ("yes", "Yes"), ("no", "No")],
+        coerce=lambda said: said == "yes",
+        empty_value=None,
+        widget=forms.Select(attrs={"class": "input"}),
+    )
 
     def overrides(self) -> dict[str, Any]:
         """Return the fields that were filled in."""
-        return {name: value for name, value in self.cleaned_data.items() if value not in {None, ""}}
+        return {name: value for name, value in self.cleaned_data.items() if value not in (None, "")}

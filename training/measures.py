@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from training import numbers
 from training.models import Round
 from training.queries import LEAST_HOLDOUT
 
@@ -64,17 +65,14 @@ MEASURES = (
         "eos", "End by themselves", "Share of answers that end before the limit of tokens.", percent
     ),
 )
-#: Numbers of the last training step -> their words.
-TRAINING = {
-    "loss": ("Loss", "lower is better; no preference is 1.386 (2 ln 2), without ties 0.693"),
-    "margin": ("Margin", "nats by which good answers are ahead of bad ones, times β"),
-    "accuracy": ("Accuracy", "share of the step's triples whose good answer is ahead"),
-    "drift_chosen": ("Drift of good answers", "nats against the reference"),
-    "drift_rejected": ("Drift of bad answers", "nats against the reference"),
-    "grad_norm": ("Length of the gradient", "before it is clipped"),
-    "learning_rate": ("Learning rate", "of the last step"),
-}
 #: Why the trainer left a triple out -> its words; those of held-out triples begin with "holdout_".
+DROPPED = {
+    "empty": "empty",
+    "identical": "two equal answers",
+    "nothing_scored": "an answer of nothing but special tokens, which are not scored",
+    "too_long": "too long",
+    "unknown_token": "tokens that the model does not know",
+}
 HELD_OUT = "holdout_"
 
 
@@ -94,8 +92,16 @@ def values_of(round_: Round) -> dict[str, Value]:
     pairs = int(round_.holdout.get("pairs") or 0)
     if pairs >= LEAST_HOLDOUT and after.get("accuracy") is not None:
         share = float(after["accuracy"])
-        found["accuracy"] = Value(share, wilson(share, pairs), pairs)
+        found["accuracy"] = Value(share, _interval(after, pairs), pairs)
     return found
+
+
+def _interval(after: dict[str, Any], pairs: int) -> tuple[float, float]:
+    """Return the trainer's own interval, which counts no ties; versions of before it had none get ours."""
+    least, most = after.get("accuracy_low"), after.get("accuracy_high")
+    if least is None or most is None:
+        return wilson(float(after["accuracy"]), pairs)
+    return float(least), float(most)
 
 
 def values_of_base(rounds: Iterable[Round]) -> dict[str, Value]:
@@ -119,27 +125,38 @@ def _answers(evaluation: dict[str, Any], who: str) -> dict[str, Value]:
     }
 
 
-def training_rows(metrics: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Return title, value and explanation of the numbers at the end of a training."""
-    rows = []
-    for name, value in metrics.get("training", {}).items():
-        title, hint = TRAINING.get(name, (name.replace("_", " "), ""))
-        rows.append((title, "—" if value is None else f"{value:.4g}", hint))
-    return rows
+def training_rows(
+    metrics: dict[str, Any], loss: Mapping[str, Any] | None = None
+) -> list[tuple[str, str, str]]:
+    """Return title, value and explanation of the numbers at the end of a training with `loss` of run.json."""
+    told = dict(metrics.get("training", {}))
+    rows = [
+        (number.title, numbers.text_of(number.key, told) or "—", number.hint)
+        for number in numbers.numbers_of(loss or {})
+        if number.key in told
+    ]
+    known = {number.key for number in numbers.NUMBERS} | {
+        name for pair in numbers.BRACKETS.values() for name in pair
+    }
+    others = {name: value for name, value in told.items() if name not in known}
+    return rows + [
+        (name.replace("_", " "), numbers.text_of(name, others) or "—", "") for name in others
+    ]
 
 
 def dropped_rows(metrics: dict[str, Any]) -> list[tuple[str, int]]:
     """Return why triples were left out of a training, and how many for each reason."""
     return [
-        (
-            f"held-out, {name.removeprefix(HELD_OUT)}".replace("_", " ")
-            if name.startswith(HELD_OUT)
-            else name.replace("_", " "),
-            count,
-        )
+        (f"held-out, {_why(name.removeprefix(HELD_OUT))}", count)
+        if name.startswith(HELD_OUT)
+        else (_why(name), count)
         for name, count in sorted(metrics.get("dropped", {}).items())
         if count
     ]
+
+
+def _why(reason: str) -> str:
+    return DROPPED.get(reason, reason.replace("_", " "))
 
 
 def wilson(share: float, cases: int) -> tuple[float, float]:

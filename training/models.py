@@ -12,7 +12,7 @@ from django.db.models import F, Q
 
 from annotate.models import Completion, Pair, Prompt, Split
 from models_registry.models import SHA256, ModelVersion, RegisteredModel
-from training import guardrails
+from training import guardrails, presets
 
 
 class Reference(models.TextChoices):
@@ -26,7 +26,8 @@ class RoundPolicy(models.Model):
     """When and how rounds of one model run."""
 
     model = models.OneToOneField(RegisteredModel, models.CASCADE, related_name="round_policy")
-    preset = models.CharField(max_length=20, default="paper")
+    #: Which loss; see training.presets.
+    preset = models.CharField(max_length=20, choices=presets.CHOICES, default="paper")
     #: New triples that start a round by themselves; 0 never.
     trigger_triples = models.PositiveIntegerField(default=0)
     #: Most new triples that one round takes, the oldest first; 0: all that wait.
@@ -34,7 +35,8 @@ class RoundPolicy(models.Model):
     reference = models.CharField(max_length=8, choices=Reference, default=Reference.BASE)
     #: Share of a snapshot that may come from triples of earlier rounds.
     replay_share = models.FloatField(default=0.5)
-    beta = models.FloatField(default=0.1)
+    #: None: the preset's own.
+    beta = models.FloatField(null=True, blank=True, default=None)
     learning_rate = models.FloatField(default=2e-4)
     epochs = models.PositiveSmallIntegerField(default=3)
     #: Pairs of one optimizer step.
@@ -61,9 +63,8 @@ class RoundPolicy(models.Model):
             ),
             models.CheckConstraint(
                 # The upper bounds keep infinity and NaN out, which PostgreSQL takes for very large.
-                condition=Q(
-                    beta__gt=0,
-                    beta__lte=10,
+                condition=(Q(beta__isnull=True) | Q(beta__gt=0, beta__lte=10))
+                & Q(
                     learning_rate__gt=0,
                     learning_rate__lte=1,
                     epochs__gte=1,
@@ -83,6 +84,9 @@ class RoundPolicy(models.Model):
             models.CheckConstraint(
                 condition=Q(sampler__in=["latest", "champion"]), name="round_policy_sampler_known"
             ),
+            models.CheckConstraint(
+                condition=Q(preset__in=list(presets.PRESETS)), name="round_policy_preset_known"
+            ),
         ]
 
     def __str__(self) -> str:
@@ -90,7 +94,9 @@ class RoundPolicy(models.Model):
         return f"rounds of {self.model}"
 
     def clean(self) -> None:
-        """Refuse guardrails that nobody would look at."""
+        """Refuse guardrails that nobody would look at, and ties that the loss would not learn."""
+        if why := presets.refusal(self.preset, ties=self.ties):
+            raise ValidationError({"ties": why})
         try:
             guardrails.bounds_of(self.gate if isinstance(self.gate, dict) else {"gate": self.gate})
         except guardrails.BoundsInvalid as error:

@@ -14,10 +14,15 @@ SAVING_S = 6.0
 STEP_PER_REFERENCE = 3.0
 #: Steps whose time is averaged for the rest: early ones are slower.
 RECENT = 10
-#: What an event of a step tells about the training itself.
-STEP_METRICS = (
-    "loss", "margin", "accuracy", "drift_chosen", "drift_rejected", "grad_norm", "learning_rate",
+#: What is told of a step as well as of the held-out triples; `training.dpo.metrics.summary`.
+SUMMARY = (
+    "loss", "loss_preference", "loss_nll", "margin", "margin_p10", "margin_p90", "accuracy", "calibration",
+    "drift_chosen", "drift_rejected", "nll_chosen", "length_ratio", "ties_margin",
 )  # fmt: skip
+STEP_METRICS = (
+    *SUMMARY, "grad_norm", "learning_rate", "pairs", "tokens", "tokens_saved", "seconds", "tokens_per_s",
+)  # fmt: skip
+EVAL_METRICS = (*SUMMARY, "accuracy_low", "accuracy_high", "pairs")
 
 
 @dataclass(slots=True)
@@ -30,6 +35,9 @@ class Progress:
     steps: int = 0
     steps_done: int = 0
     batch_pairs: int = 1
+    #: Held-out triples, and how often they are yet to be scored: before the first step and after the last.
+    holdout: int = 0
+    evaluations: int = 2
     #: (step, name, value), not yet taken by whoever stores them.
     metrics: list[tuple[int, str, float]] = field(default_factory=list)
     _began: float = 0.0
@@ -48,17 +56,26 @@ class Progress:
         if kind == "start":
             self.steps = int(event.get("steps") or 0)
             self.steps_done = int(event.get("resumed_from") or 0)
+            self.holdout = int(event.get("holdout") or 0)
+            self.evaluations = 1 if self.steps_done else 2
         elif kind == "stage":
             self._hear_stage(str(event.get("stage")), event, at)
+        elif kind == "reference":
+            self._hear_reference(event)
         elif kind == "step":
             self._hear_step(event)
         elif kind == "eval":
-            when = int(event.get("step") or 0)
-            self.metrics += [
-                (when, f"holdout_{name}", float(event[name]))
-                for name in ("loss", "accuracy", "margin")
-                if isinstance(event.get(name), int | float)
-            ]
+            self.evaluations = max(self.evaluations - 1, 0)
+            self._take(event, EVAL_METRICS, prefix="holdout_")
+
+    def _take(self, event: Mapping[str, Any], names: tuple[str, ...], prefix: str = "") -> None:
+        """Keep the numbers of an event; one that is null was not there to be measured."""
+        step = int(event.get("step") or 0)
+        self.metrics += [
+            (step, prefix + name, float(event[name]))
+            for name in names
+            if isinstance(event.get(name), int | float)
+        ]
 
     def _hear_stage(self, stage: str, event: Mapping[str, Any], at: float) -> None:
         done, of = int(event.get("done") or 0), int(event.get("of") or 0)
@@ -71,17 +88,20 @@ class Progress:
                 self._reference_s = (at - began) / (done - first)
         self.stage, self.done, self.of = stage, done, of
 
+    def _hear_reference(self, event: Mapping[str, Any]) -> None:
+        """Take what the whole pass cost; a store that knew every completion says nothing about that."""
+        scored, seconds = event.get("scored"), event.get("seconds")
+        if scored and isinstance(seconds, int | float):
+            self._reference_s = float(seconds) / int(scored)
+
     def _hear_step(self, event: Mapping[str, Any]) -> None:
         step = int(event.get("step") or 0)
         self.stage, self.done, self.of = "training", step, int(event.get("of") or self.steps)
         self.steps_done = step
         if isinstance(event.get("seconds"), int | float):
             self._step_s.append(float(event["seconds"]))
-        self.metrics += [
-            (step, name, float(event[name]))
-            for name in STEP_METRICS
-            if isinstance(event.get(name), int | float)
-        ]
+        self.evaluations = min(self.evaluations, 1)
+        self._take(event, STEP_METRICS)
 
     def metrics_taken(self) -> list[tuple[int, str, float]]:
         """Return the numbers heard since the last call."""
@@ -107,7 +127,13 @@ class Progress:
         left = (self.steps - self.steps_done) * self.step_s + SAVING_S
         if self.stage == "reference" and self._reference_s is not None:
             left += (self.of - self.done) * self._reference_s
-        return left
+        return left + self._evaluations_s(self.step_s)
+
+    def _evaluations_s(self, step_s: float) -> float:
+        """Return the seconds for the held-out triples: forward only, like the reference pass."""
+        triple_s = step_s / (self.batch_pairs * STEP_PER_REFERENCE)
+        done = self.done if self.stage == "evaluating" else 0
+        return max(self.evaluations * self.holdout - done, 0) * triple_s
 
     @property
     def fraction(self) -> float:

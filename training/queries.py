@@ -12,6 +12,7 @@ from django.db.models.functions import Now
 from annotate import triples
 from annotate.models import Completion, Pair
 from models_registry.models import ModelVersion, RegisteredModel
+from training import presets
 from training.models import (
     AnswerScore,
     Round,
@@ -73,16 +74,37 @@ def pairs_rated(model: RegisteredModel, *, answers: Iterable[int]) -> QuerySet[P
     return held_out.filter(first__in=ids, second__in=ids)
 
 
-def answer_scores_of(version: ModelVersion) -> dict[int, float]:
-    """Return how much likelier answers are to a version than to its base, in nats, by the completion's id."""
-    return dict(
-        AnswerScore.objects.filter(version=version).values_list("completion_id", "log_ratio")
-    )
+def answers_scored(version: ModelVersion) -> set[int]:
+    """Return the ids of the completions whose score under a version is kept."""
+    return set(AnswerScore.objects.filter(version=version).values_list("completion_id", flat=True))
+
+
+def rewards_of(round_: Round) -> dict[int, float]:
+    """Return the rewards of answers that a round's version was asked about, by the completion's id.
+
+    β times the nats by which an answer is likelier to it than to the base; a mean over its tokens where the
+    loss compared means.
+    """
+    if round_.version is None:
+        return {}
+    beta, per_token = beta_of(round_), is_per_token(round_)
+    scores = AnswerScore.objects.filter(version=round_.version)
+    return {
+        completion: beta * log_ratio / (tokens if per_token else 1)
+        for completion, log_ratio, tokens in scores.values_list(
+            "completion_id", "log_ratio", "tokens"
+        )
+    }
 
 
 def beta_of(round_: Round) -> float:
     """Return how strongly a round's loss held the version to its reference."""
-    return float(round_.spec.get("loss", {}).get("beta", RoundPolicy().beta))
+    return float(round_.spec.get("loss", {}).get("beta", presets.PRESETS["paper"].beta))
+
+
+def is_per_token(round_: Round) -> bool:
+    """Whether a round's loss compared means over tokens and not sums."""
+    return round_.spec.get("loss", {}).get("name") in presets.PER_TOKEN
 
 
 def _consumed() -> QuerySet[SnapshotItem]:
@@ -224,8 +246,7 @@ def examples_of(round_: Round) -> list[Example]:
     rows: list[dict[str, int]] = round_.evaluation.get("examples", [])
     ids = [row[side] for row in rows for side in ("before", "after")]
     found = Completion.objects.select_related("prompt").in_bulk(ids)
-    scores = answer_scores_of(round_.version) if round_.version and ids else {}
-    rewards = {pk: beta_of(round_) * score for pk, score in scores.items()}
+    rewards = rewards_of(round_) if ids else {}
     return [
         Example(
             prompt=found[row["after"]].prompt.question,

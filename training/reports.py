@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from models_registry.queries import Stage
-from pairloop.lib.charts import Chart
-from training import queries
+from pairloop.lib.charts import Chart, Line
+from training import measures, numbers, presets, queries
 from training.guardrails import ratio
 from training.models import Round, RoundAttempt
 
@@ -20,20 +21,41 @@ TRAINER_STAGES = {
     "saving": "Writes the adapter.",
     "publishing": "Registers the version.",
 }
-#: Name of a number -> its chart's title and what it means in a sentence.
+#: Numbers that stand large above the charts.
+FIGURES = ("loss", "margin", "accuracy")
+#: Title -> what a chart means in a sentence, and its lines: the trainer's name for them and ours.
 CHARTS = {
-    "loss": (
-        "Loss",
-        "Lower is better. Where the policy is its reference it is 1.386 (2 ln 2), without ties 0.693.",
-    ),
-    "margin": (
-        "Margin",
+    "Loss": ("What the steps make smaller.", {"loss": "Loss"}),
+    "Margin": (
         "How far the good answers are ahead of the bad ones, against the reference.",
+        {"margin": "Margin"},
     ),
-    "accuracy": (
-        "Accuracy",
+    "Accuracy": (
         "Share of the step's triples whose good answer is ahead; ties are left out.",
+        {"accuracy": "Accuracy"},
     ),
+    "Drift": (
+        (
+            "Nats by which good answers, and dashed bad ones, are likelier than to the reference. Where both fall"
+            " while the margin grows, the version learns to avoid both, and what it writes instead was never"
+            " compared."
+        ),
+        {"drift_chosen": "Good", "drift_rejected": "Bad"},
+    ),
+}
+DISPLACED = (
+    "Both kinds of answers have become less likely in the last steps, the bad ones more so. The margin grows all the"
+    " same, so look at what the version writes instead, under “What changed” once it is measured."
+)
+DISPLACED_ADVICE = " The presets Llama 3 and Anchored work against it."
+#: Columns of the table of every step: the trainer's name -> ours.
+STEP_COLUMNS = {
+    "loss": "Loss",
+    "margin": "Margin",
+    "accuracy": "Accuracy",
+    "drift_chosen": "Drift, good",
+    "drift_rejected": "Drift, bad",
+    "tokens_per_s": "Tokens/s",
 }
 GUARDRAILS = {
     "kl_base": "Distance from the base",
@@ -48,6 +70,15 @@ class Row:
     """One line of a table: what, and a number for each column."""
 
     title: str
+    cells: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One number of the training, what it is, and its value in each column."""
+
+    title: str
+    hint: str
     cells: tuple[str, ...]
 
 
@@ -77,7 +108,16 @@ class Report:
     left: int
     figures: tuple[Row, ...]
     charts: tuple[Chart, ...]
+    #: A sentence where good answers become less likely, too.
+    displaced: str
+    #: Heads of the table below it.
+    columns: tuple[str, ...]
+    numbers: tuple[Told, ...]
+    step_columns: tuple[str, ...]
     steps: tuple[Row, ...]
+    #: (reason, triples) that the trainer left out.
+    dropped: tuple[tuple[str, int], ...]
+    loss: str
     holdout: str
     measured: tuple[Row, ...]
     guardrails: tuple[Guardrail, ...]
@@ -100,13 +140,15 @@ def report_of(round_: Round) -> Report:
         replay=roles["replay"],
         left=round_.snapshot.left_count,
         figures=_figures(metrics),
-        charts=tuple(
-            Chart(title=title, hint=hint, points=tuple(metrics[name]))
-            for name, (title, hint) in CHARTS.items()
-            if len(metrics.get(name, [])) > 1
-        ),
+        charts=tuple(_charts(metrics)),
+        displaced=_displaced(round_, metrics),
+        columns=_columns(round_),
+        numbers=_numbers(round_, metrics),
+        step_columns=tuple(STEP_COLUMNS.values()),
         # Not shown while the page asks for itself every two seconds.
         steps=() if round_.is_under_way else _steps(metrics),
+        dropped=tuple(measures.dropped_rows(round_.version.metrics)) if round_.version else (),
+        loss=presets.words(round_.spec.get("loss", {})),
         holdout=_holdout(round_),
         measured=measured_rows(round_.evaluation),
         guardrails=tuple(
@@ -180,23 +222,78 @@ def _evaluation_says(evaluation: dict[str, Any]) -> str:
     return f"{words} {evaluation['done']} of {evaluation['of']}." if evaluation.get("of") else words
 
 
-def _figures(metrics: dict[str, list[tuple[int, float]]]) -> tuple[Row, ...]:
+def _figures(metrics: dict[str, numbers.Series]) -> tuple[Row, ...]:
     """Return the newest numbers of the training."""
     return tuple(
-        Row(title, (f"{metrics[name][-1][1]:.3f}",))
-        for name, (title, _) in CHARTS.items()
+        Row(STEP_COLUMNS[name], (f"{metrics[name][-1][1]:.3f}",))
+        for name in FIGURES
         if metrics.get(name)
     )
 
 
-def _steps(metrics: dict[str, list[tuple[int, float]]]) -> tuple[Row, ...]:
-    """Return the charts' numbers as a table, one row a step."""
+def _charts(metrics: dict[str, numbers.Series]) -> Iterator[Chart]:
+    """Yield the charts of which every line has two points or more."""
+    for title, (hint, names) in CHARTS.items():
+        if all(len(metrics.get(name, [])) > 1 for name in names):
+            lines = tuple(Line(ours, tuple(metrics[name])) for name, ours in names.items())
+            yield Chart(title=title, hint=hint, lines=lines)
+
+
+def _displaced(round_: Round, metrics: dict[str, numbers.Series]) -> str:
+    """Say that good answers become less likely, too, and what to do unless that is done; empty where they do not."""
+    if not numbers.is_displaced(metrics):
+        return ""
+    loss = round_.spec.get("loss", {})
+    has_remedy = loss.get("nll") or loss.get("name") == "apo_zero"
+    return DISPLACED + ("" if has_remedy else DISPLACED_ADVICE)
+
+
+def _is_held_out_enough(round_: Round) -> bool:
+    return round_.snapshot.holdout_count >= queries.LEAST_HOLDOUT
+
+
+def _columns(round_: Round) -> tuple[str, ...]:
+    held_out = ("Held-out, before", "Held-out, after") if _is_held_out_enough(round_) else ()
+    return ("Last step", *held_out)
+
+
+def _numbers(round_: Round, metrics: dict[str, numbers.Series]) -> tuple[Told, ...]:
+    """Return the trainer's numbers as it told them: of the last step, and of the held-out triples."""
+    columns = [numbers.last_of(metrics)]
+    if _is_held_out_enough(round_):
+        columns += [_held_out(metrics, is_before=is_before) for is_before in (True, False)]
+    shown = []
+    # Those in brackets have no row of their own.
+    inside = {name for names in numbers.BRACKETS.values() for name in names}
+    for number in numbers.numbers_of(round_.spec.get("loss", {})):
+        cells = tuple(numbers.text_of(number.key, values) for values in columns)
+        if any(cells) and number.key not in inside:
+            shown.append(Told(number.title, number.hint, cells))
+    return tuple(shown)
+
+
+def _held_out(metrics: dict[str, numbers.Series], *, is_before: bool) -> dict[str, float | None]:
+    """Return the held-out numbers of step 0, or of the last step."""
+    return {
+        name.removeprefix(measures.HELD_OUT): value
+        for name, series in metrics.items()
+        if name.startswith(measures.HELD_OUT)
+        for step, value in series
+        if (step == 0) == is_before
+    }
+
+
+def _steps(metrics: dict[str, numbers.Series]) -> tuple[Row, ...]:
+    """Return the numbers of every step, one row each."""
     by_step: dict[int, dict[str, float]] = {}
-    for name in CHARTS:
+    for name in STEP_COLUMNS:
         for step, value in metrics.get(name, []):
             by_step.setdefault(step, {})[name] = value
     return tuple(
-        Row(str(step), tuple(f"{found[name]:.3f}" if name in found else "" for name in CHARTS))
+        Row(
+            str(step),
+            tuple(numbers.plain(found[name]) if name in found else "" for name in STEP_COLUMNS),
+        )
         for step, found in sorted(by_step.items())
     )
 
@@ -210,12 +307,15 @@ def _holdout(round_: Round) -> str:
             f" {queries.LEAST_HOLDOUT} of them on; this round had"
             f" {pairs or 'none'}, too few to say."
         )
-    before, after = round_.holdout.get("before") or {}, round_.holdout.get("after") or {}
-    if "accuracy" not in after:
+    found = measures.values_of(round_).get("accuracy")
+    if found is None or found.interval is None:
         return ""
-    was = f", before the round of {before['accuracy']:.0%}" if "accuracy" in before else ""
+    before = (round_.holdout.get("before") or {}).get("accuracy")
+    was = f", before the round of {before:.0%}" if before is not None else ""
+    least, most = found.interval
     return (
-        f"It prefers the good answer of {after['accuracy']:.0%} of {pairs} held-out triples{was}."
+        f"It prefers the good answer of {found.value:.0%} of {pairs} held-out triples{was}; with 95 % certainty"
+        f" of {least:.0%} to {most:.0%}."
     )
 
 

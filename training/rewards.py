@@ -2,6 +2,7 @@
 
 Rafailov et al. 2023, "Direct Preference Optimization: Your Language Model is Secretly a Reward Model"
 (arXiv 2305.18290), equation 5 without its partition function, which cancels between two answers of a prompt.
+A loss that compares means over tokens has the mean as its reward: r(x, y) / n(y).
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def answers_score(
 
     Whatever was scored before an engine died stays. Answers without token ids, as imports are, cannot be scored.
     """
-    known = queries.answer_scores_of(version)
+    known = queries.answers_scored(version)
     wanted = [pk for pk in dict.fromkeys([*_judged(version), *examples]) if pk not in known]
     answers = Completion.objects.filter(
         pk__in=wanted, prompt_ids__len__gt=0, completion_ids__len__gt=0
@@ -126,6 +127,8 @@ class Ratings:
     """The held-out pairs that a version was asked about, the worst disagreement first."""
 
     beta: float
+    #: Whether a reward is a mean over an answer's tokens.
+    per_token: bool
     pairs: tuple[Rated, ...]
 
     @property
@@ -148,15 +151,18 @@ class Ratings:
 
 def ratings_of(round_: Round) -> Ratings:
     """Rate the judged held-out pairs by the version that a round made. Ties have no good answer, so none is shown."""
-    beta = queries.beta_of(round_)
-    known = queries.answer_scores_of(round_.version) if round_.version else {}
+    known = queries.rewards_of(round_)
     rated = [
         Rated(
             triple=triple,
-            good=beta * known[triple.chosen.completion_id],
-            bad=beta * known[triple.rejected.completion_id],
+            good=known[triple.chosen.completion_id],
+            bad=known[triple.rejected.completion_id],
         )
         for triple in triples.triples_of(queries.pairs_rated(round_.model, answers=known))
         if triple.target > 0.5
     ]
-    return Ratings(beta=beta, pairs=tuple(sorted(rated, key=lambda pair: pair.margin)))
+    return Ratings(
+        beta=queries.beta_of(round_),
+        per_token=queries.is_per_token(round_),
+        pairs=tuple(sorted(rated, key=lambda pair: pair.margin)),
+    )

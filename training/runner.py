@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,9 +19,10 @@ from django.db import DatabaseError, connection
 from django.utils import timezone
 
 from models_registry import store
-from pairloop.lib import files, jobs, processes
+from pairloop.lib import files, jobs
 from pairloop.lib.errors import Refused
 from training import actions, queries
+from training.launchers import Launcher, LocalLauncher
 from training.models import RoundAttempt
 from training.progress import Progress
 
@@ -83,24 +82,6 @@ def folder_prepare(attempt: RoundAttempt) -> Path:
     return folder
 
 
-def launch(folder: Path) -> processes.Launch:
-    """Return how to start the trainer on a run folder; it learns nothing but what is in there."""
-    return processes.Launch(
-        command=(str(settings.ML_PYTHON), "-m", "training.dpo", str(folder)),
-        folder=settings.BASE_DIR,
-        environment={
-            "HOME": str(folder),
-            "OMP_NUM_THREADS": str(settings.TRAINER_THREADS),
-            "HF_HUB_OFFLINE": "1",
-            "TRANSFORMERS_OFFLINE": "1",
-            "DO_NOT_TRACK": "1",
-            "PYTHONUNBUFFERED": "1",
-            "PYTHONDONTWRITEBYTECODE": "1",
-        },
-        is_closed=True,
-    )
-
-
 class Watch:
     """The trainer of one attempt from its start to what became of it."""
 
@@ -111,6 +92,7 @@ class Watch:
         self._attempt = attempt
         self._folder = folder
         self._should_stop = should_stop
+        self._launcher: Launcher = LocalLauncher()
         self._progress = Progress(batch_pairs=int(attempt.round.spec["batch_pairs"]))
         self._events = Events(folder / "events.jsonl")
         self._renew_at = 0.0
@@ -118,19 +100,17 @@ class Watch:
     def run(self) -> None:
         """Start the trainer and stay with it; every way it can end has its own conclusion."""
         try:
-            process = processes.spawn(
-                launch(self._folder), log=self._folder / "log.txt", death_signal=signal.SIGKILL
-            )
+            handle = self._launcher.start(self._folder)
         except OSError as error:
             why = f"{settings.ML_PYTHON} does not start: {error.strerror}."
             actions.attempt_fail(attempt=self._attempt, why=why)
             return
         try:
-            self._heard(pid=process.pid)
-            while process.poll() is None:
+            self._heard(pid=handle.number)
+            while self._launcher.poll(handle) is None:
                 time.sleep(LOOK_S)
                 if self._should_stop():
-                    self._stop(process)
+                    self._launcher.stop(handle, seconds=STOP_S)
                     actions.attempt_lose(attempt=self._attempt, why="Its worker was stopped.")
                     return
                 if time.monotonic() >= self._renew_at and not self._heard():
@@ -138,9 +118,8 @@ class Watch:
                     return
             self._heard()
         finally:
-            processes.group_signal(process.pid, signal.SIGKILL)
-            process.wait()
-        self._conclude(process.returncode)
+            code = self._launcher.stop(handle)
+        self._conclude(code, said=self._launcher.logs(handle, lines=1))
 
     def _heard(self, **fields: Any) -> bool:
         """Pass on what the trainer said and renew the lease; False when the attempt is over.
@@ -169,15 +148,8 @@ class Watch:
         self._progress.metrics_taken()
         return held
 
-    def _stop(self, process: subprocess.Popen[bytes]) -> None:
-        """Ask the trainer to write a checkpoint and end; whoever takes over goes on from there."""
-        process.terminate()
-        try:
-            process.wait(timeout=STOP_S)
-        except subprocess.TimeoutExpired:
-            logger.warning("the trainer of %s does not stop and is killed", self._attempt)
-
-    def _conclude(self, code: int) -> None:
+    def _conclude(self, code: int, *, said: list[str]) -> None:
+        """Settle the attempt by how its trainer ended and the last line it wrote."""
         result = files.read_json(self._folder / "result.json")
         if result.get("outcome") == "done":
             self._publish(result)
@@ -192,9 +164,8 @@ class Watch:
             actions.attempt_lose(attempt=self._attempt, why="Its trainer was asked to stop.")
         else:
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
-            tail = processes.log_tail(self._folder / "log.txt", lines=1)
             why = f"It ended with {how}." + (
-                f" Last line: {tail[0][:300]}" if tail and code > 0 else ""
+                f" Last line: {said[0][:300]}" if said and code > 0 else ""
             )
             actions.attempt_fail(attempt=self._attempt, why=why)
 

@@ -18,17 +18,11 @@ MOST_NAMED = 7
 
 
 @dataclass(frozen=True, slots=True)
-class Chart:
-    """A line over steps, with a title and a sentence about it."""
+class Line:
+    """(x, y) points under a name; two points or more."""
 
-    title: str
-    hint: str
+    name: str
     points: tuple[tuple[float, float], ...]
-
-    @property
-    def svg(self) -> SafeString:
-        """The drawing, with its numbers in words for whoever cannot see it."""
-        return line(self.points, label=self.title)
 
     @property
     def first(self) -> float:
@@ -40,28 +34,55 @@ class Chart:
         """The newest value."""
         return self.points[-1][1]
 
+    @property
+    def words(self) -> str:
+        """Where it begins and ends, and how far it goes."""
+        ys = [y for _, y in self.points]
+        return f"{self.name}: from {ys[0]:.3g} to {ys[-1]:.3g}, between {min(ys):.3g} and {max(ys):.3g}"
 
-def line(points: Sequence[tuple[float, float]], *, label: str) -> SafeString:
-    """Draw (x, y) points as a line from the lowest to the highest value; needs two points or more."""
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """One line over steps, or several on the same scale, with a title and a sentence about them."""
+
+    title: str
+    hint: str
+    lines: tuple[Line, ...]
+
+    @property
+    def svg(self) -> SafeString:
+        """The drawing, with its numbers in words for whoever cannot see it."""
+        return drawn(self.lines)
+
+
+def drawn(lines: Sequence[Line]) -> SafeString:
+    """Draw lines from the lowest to the highest value of all; every one but the first is dashed."""
+    points = [point for line in lines for point in line.points]
     xs, ys = [x for x, _ in points], [y for _, y in points]
     placed = [
-        (
-            _place(x, min(xs), max(xs), EDGE, WIDTH - EDGE),
-            # SVG counts from the top.
-            _place(y, min(ys), max(ys), HEIGHT - EDGE, EDGE),
-        )
-        for x, y in points
+        [
+            (
+                round(_place(x, min(xs), max(xs), EDGE, WIDTH - EDGE), 1),
+                # SVG counts from the top.
+                round(_place(y, min(ys), max(ys), HEIGHT - EDGE, EDGE), 1),
+            )
+            for x, y in line.points
+        ]
+        for line in lines
     ]
-    words = f"{label}: from {ys[0]:.3g} to {ys[-1]:.3g}, between {min(ys):.3g} and {max(ys):.3g}"
     return format_html(
-        '<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">'
-        '<path class="chart-line" d="{}"/><circle class="chart-end" cx="{}" cy="{}" r="4"/></svg>',
+        '<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>',
         WIDTH,
         HEIGHT,
-        words,
-        "M" + " L".join(f"{x:.1f} {y:.1f}" for x, y in placed),
-        f"{placed[-1][0]:.1f}",
-        f"{placed[-1][1]:.1f}",
+        "; ".join(line.words for line in lines),
+        format_html_join(
+            "",
+            '<path class="chart-line{}" d="M{}"/><circle class="chart-end" cx="{}" cy="{}" r="4"/>',
+            [
+                (" is-dashed" if number else "", " L".join(f"{x} {y}" for x, y in line), *line[-1])
+                for number, line in enumerate(placed)
+            ],
+        ),
     )
 
 

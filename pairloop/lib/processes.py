@@ -47,7 +47,7 @@ def spawn(launch: Launch, *, log: Path, death_signal: signal.Signals) -> subproc
     """
     account = launch.account
     is_closed = account or launch.is_closed
-    inherited = {"PATH": os.environ.get("PATH", os.defpath)} if is_closed else dict(os.environ)
+    inherited = closed() if is_closed else dict(os.environ)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         return subprocess.Popen(
@@ -67,6 +67,11 @@ def spawn(launch: Launch, *, log: Path, death_signal: signal.Signals) -> subproc
         )
     finally:
         os.close(output)
+
+
+def closed() -> dict[str, str]:
+    """Return what of our environment holds no secret: where programs are."""
+    return {"PATH": os.environ.get("PATH", os.defpath)}
 
 
 def group_signal(group: int, number: signal.Signals) -> bool:

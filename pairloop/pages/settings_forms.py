@@ -9,7 +9,7 @@ from django.db.models import Model
 
 from annotate.models import LEAST_HOLDOUT_SHARE, JudgingPolicy
 from models_registry.models import RegisteredModel
-from training import guardrails
+from training import guardrails, presets
 from training.models import Reference, RoundPolicy
 
 #: What fits into the database's columns, and what anybody could want.
@@ -33,13 +33,20 @@ class Number(forms.FloatField):
     """A number within bounds, which the refusal names."""
 
     def __init__(
-        self, label: str, least: float, most: float, help_text: str, unit: str = ""
+        self,
+        label: str,
+        least: float,
+        most: float,
+        help_text: str,
+        unit: str = "",
+        *,
+        required: bool = True,
     ) -> None:
-        """Take the bounds and what stands behind the number."""
+        """Take the bounds, what stands behind the number and whether there must be one."""
         self.unit = unit
         self.bounds = f"{least:g} to {most:g}"
         super().__init__(
-            label=label, min_value=least, max_value=most, help_text=help_text,
+            label=label, min_value=least, max_value=most, help_text=help_text, required=required,
             error_messages=_says(f"a number from {self.bounds}"), widget=_number("any"),
         )  # fmt: skip
 
@@ -68,6 +75,15 @@ class Percent(forms.FloatField):
         if not self.least <= share <= self.most:
             raise forms.ValidationError(self.error_messages["invalid"], code="invalid")
         return share
+
+
+class PresetRadios(forms.RadioSelect):
+    """One radio button for each preset, which the template writes with its sentence."""
+
+    def create_option(self, name: str, value: Any, *rest: Any, **others: Any) -> dict[str, Any]:
+        """Give the option its preset."""
+        option: dict[str, Any] = super().create_option(name, value, *rest, **others)
+        return option | {"preset": presets.PRESETS[str(value)]}
 
 
 def _number(step: str) -> forms.NumberInput:
@@ -195,6 +211,12 @@ class RoundsForm(SettingsForm):
     """When and how a round trains."""
 
     row = RoundPolicy
+    preset = forms.ChoiceField(
+        label="What it learns",
+        choices=presets.CHOICES,
+        help_text="Which loss a round makes smaller.",
+        widget=PresetRadios,
+    )
     trigger_triples = Whole(
         "Start a round by itself at", 0, MOST_TRIPLES,
         "Pairloop looks every minute; 0 leaves it to the button. After a round that failed or was cancelled it waits for as many more.",
@@ -211,7 +233,8 @@ class RoundsForm(SettingsForm):
     )  # fmt: skip
     beta = Number(
         "β", 0.001, 10,
-        "How strongly the reference holds the new version: a higher β stays closer to it.",
+        "How strongly the reference holds the new version: a higher β stays closer to it. Empty: the preset's own.",
+        required=False,
     )  # fmt: skip
     epochs = Whole("Epochs", 1, 20, "How often each triple is seen in a round.", "times")
     batch_pairs = Whole(
@@ -236,6 +259,13 @@ class RoundsForm(SettingsForm):
         required=False,
         help_text="“Equally good” teaches the model to keep both answers equally likely. Otherwise a tie counts as half a win for each.",
     )
+
+    def clean(self) -> dict[str, Any]:
+        """Refuse ties that the preset's loss would not learn as ties."""
+        given: dict[str, Any] = super().clean() or {}
+        if why := presets.refusal(given.get("preset", ""), ties=bool(given.get("ties"))):
+            self.add_error("ties", why)
+        return given
 
 
 class VersionsForm(SettingsForm):

@@ -115,7 +115,7 @@ def _shown(field: BoundField, stored: Any) -> str:
         return str(options[stored])
     if isinstance(field.field, BooleanField):
         return "yes" if stored else "no"
-    return str(field.field.prepare_value(stored)) or "nothing"
+    return "nothing" if stored is None else str(field.field.prepare_value(stored)) or "nothing"
 
 
 @never_cache

@@ -84,6 +84,11 @@ class VersionRow:
         return "champion" in self.aliases
 
     @property
+    def average(self) -> str:
+        """Of which versions it is the mean; empty for what was trained."""
+        return registry.average_said(self.version.average) if self.version.average else ""
+
+    @property
     def canary(self) -> str:
         """What its last check on the engine found, as a phrase."""
         if self.version.is_base:
@@ -261,6 +266,9 @@ def _caption(version: ModelVersion, learned: Learned | None) -> str:
     if learned:
         plural = "" if learned.triples == 1 else "s"
         return f"round {learned.round.number} · {learned.triples:,} triple{plural}"
+    if version.average:
+        parts = ", ".join(f"v{part['number']}" for part in version.average["versions"])
+        return f"mean of {parts}"
     return "the base" if version.is_base else ""
 
 
@@ -291,7 +299,9 @@ def details_of(version: ModelVersion) -> Details:
         accuracy=measures.values_of(round_).get("accuracy") if round_ else None,
         measured=measured_rows(round_.evaluation) if round_ else (),
         ratings=ratings_of(round_) if round_ else None,
-        training=tuple(measures.training_rows(version.metrics)),
+        training=tuple(
+            measures.training_rows(version.metrics, round_.spec.get("loss") if round_ else None)
+        ),
         dropped=tuple(measures.dropped_rows(version.metrics)),
         card=card_of(version).body,
     )

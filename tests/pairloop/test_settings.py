@@ -12,7 +12,7 @@ from pairloop.lib import edits
 from pairloop.pages.settings_forms import SettingsForm
 from pairloop.pages.settings_views import GROUPS
 from tests import factories
-from training import guardrails
+from training import guardrails, presets
 from training.models import RoundPolicy
 
 pytestmark = pytest.mark.django_db
@@ -41,7 +41,9 @@ def filled(client, model, key: str) -> dict[str, object]:
     """Return what a browser would send that changed nothing."""
     (card,) = [card for card in client.get(page_of(model)).context["cards"] if card.key == key]
     fields = {field.name: field.value() for field in card.form}
-    sent = {name: value for name, value in fields.items() if value is not False}
+    sent = {
+        name: value for name, value in fields.items() if value is not False and value is not None
+    }
     return sent | {"seen": card.seen}
 
 
@@ -78,7 +80,7 @@ class TestSettings:
             field.name for kind in (JudgingPolicy, RoundPolicy) for field in kind._meta.get_fields()
         }
 
-        assert fields - kept == {"id", "model", "updated_at", "guidelines_version", "preset"}
+        assert fields - kept == {"id", "model", "updated_at", "guidelines_version"}
 
     @pytest.mark.parametrize("key", GROUPS)
     def test_save_nothing_when_nothing_changed(self, admin, model, key):
@@ -124,6 +126,9 @@ class TestSettings:
             ({"most_new": "400"}, {"most_new": 400}),
             ({"learning_rate": "5e-05"}, {"learning_rate": 5e-5}),
             ({"beta": "0.3", "epochs": "1"}, {"beta": 0.3, "epochs": 1}),
+            ({"beta": ""}, {"beta": None}),
+            ({"preset": "noisy"}, {"preset": "noisy", "beta": None}),
+            ({"preset": "length", "ties": ""}, {"preset": "length", "ties": False}),
             ({"batch_pairs": "16"}, {"batch_pairs": 16}),
             ({"reference": "parent"}, {"reference": "parent"}),
             ({"replay_share": "0"}, {"replay_share": 0.0}),
@@ -153,6 +158,9 @@ class TestSettings:
             ("rounds", "most_new", "-1", "Give a whole number from 0 to 1,000,000."),
             ("rounds", "replay_share", "100", "Give a number from 0 to 90."),
             ("rounds", "reference", "other", "other is not one of the available choices"),
+            ("rounds", "beta", "0", "Give a number from 0.001 to 10."),
+            ("rounds", "preset", "x", "x is not one of the available choices"),
+            ("rounds", "preset", "length", "Ties can only be learned as ties"),
             ("versions", "length_least", "x", "Give a number from 0 to 1."),
             ("versions", "sampler", "oldest", "oldest is not one of the available choices"),
         ],
@@ -164,7 +172,7 @@ class TestSettings:
 
         assert page.status_code == 422
         assert says in page.text
-        if value and field not in {"reference", "sampler"}:
+        if value and field not in {"reference", "sampler", "preset"}:
             assert f'value="{value}"' in page.text
         assert not RoundPolicy.objects.exists()
 
@@ -185,7 +193,7 @@ class TestSettings:
         other = factories.RegisteredModelFactory()
         extra = {
             "guidelines_version": "99", "guidelines": "Mine.", "overlap": "9", "slug": "stolen", "id": "1",
-            "model_id": other.pk, "model": other.pk, "state": "failed", "base_path": "/etc", "preset": "x",
+            "model_id": other.pk, "model": other.pk, "state": "failed", "base_path": "/etc", "gate": "x",
         }  # fmt: skip
 
         save(admin, model, "sampling", temperature="0.5", **extra)
@@ -198,7 +206,7 @@ class TestSettings:
         stored = RegisteredModel.objects.get(pk=model.pk)
         assert (stored.slug, stored.state, stored.base_path) == (model.slug, "ready", "")
         assert RoundPolicy.objects.get().model == model
-        assert RoundPolicy.objects.get().preset == "paper"
+        assert RoundPolicy.objects.get().gate == {}
         assert JudgingPolicy.objects.get(model=other).temperature == 1.0
 
     def test_tell_what_the_held_out_share_is_about(self, admin, model):
@@ -210,6 +218,26 @@ class TestSettings:
         assert "Now 1 of 4 prompts is held out" in re.sub(
             r"\s+", " ", admin.get(page_of(model)).text
         )
+
+
+class TestPresets:
+    def test_are_chosen_by_what_they_do(self, admin, model):
+        page = " ".join(admin.get(page_of(model)).text.split())
+
+        for name, preset in presets.PRESETS.items():
+            assert f'type="radio" name="preset" value="{name}"' in page
+            assert f"{preset.about} Its own β is {preset.beta:g}." in page
+        assert re.search(r'value="paper"[^>]* checked', page)
+
+    def test_an_own_beta_that_somebody_else_cleared_is_seen(self, admin, model):
+        save(admin, model, "rounds", beta="0.3")
+        seen = filled(admin, model, "rounds")
+        save(admin, model, "rounds", beta="")
+
+        page = admin.post(group_of(model, "rounds"), seen | {"beta": "0.4"})
+
+        assert page.status_code == 409
+        assert '<span class="settings-meanwhile">nothing' in page.text
 
 
 class TestConcurrentEdits:
@@ -246,6 +274,7 @@ class TestConcurrentEdits:
         [
             ("versions", {"sampler": "champion"}, {"length_least": "0.1"}, "The champion"),
             ("rounds", {"ties": ""}, {"beta": "0.2"}, "no"),
+            ("rounds", {"preset": "llama3"}, {"epochs": "2"}, "Llama 3"),
             ("judging", {"eval_share": "7"}, {"overlap": "3"}, "7"),
             ("guidelines", {"guidelines": "Short."}, {"guidelines": "Long."}, "Short."),
             ("name", {"name": "<b>Yours"}, {"name": "Theirs"}, "&lt;b&gt;Yours"),

@@ -129,7 +129,14 @@ class TestRoundStart:
 
     @pytest.mark.parametrize(
         "wrong",
-        [{"beta": -1}, {"epochs": 0}, {"learning_rate": 2}, {"reference": "x"}, {"gamma": 1}],
+        [
+            {"beta": -1},
+            {"epochs": 0},
+            {"learning_rate": 2},
+            {"reference": "x"},
+            {"gamma": 1},
+            {"preset": "x"},
+        ],
     )
     def test_refuses_settings_that_make_no_sense(self, model, wrong):
         judge(model)
@@ -166,6 +173,42 @@ class TestRoundStart:
         assert round_.spec["loss"]["beta"] == 0.3
         assert round_.reference == "parent"
         assert RoundPolicy.objects.get().beta == 0.1
+
+    def test_says_the_whole_loss_of_its_preset(self, model):
+        judge(model)
+
+        spec = actions.run_spec(start(model, preset="llama3"))
+
+        assert spec["schema"] == 2
+        assert spec["loss"] == {
+            "name": "dpo", "beta": 0.1, "ties": True, "smoothing": 0.0, "nll": 0.2, "gamma": None,
+            "penalty": None, "mask_special": True,
+        }  # fmt: skip
+
+    def test_gives_another_preset_than_the_policys_its_own_beta(self, model):
+        factories.RoundPolicyFactory.create(model=model, beta=0.3, preset="noisy")
+        judge(model)
+
+        round_ = start(model, preset="length", ties=False)
+
+        assert (round_.spec["loss"]["name"], round_.spec["loss"]["beta"]) == ("ln", 5.0)
+
+    @pytest.mark.parametrize("wish", [{}, {"beta": 0.2}])
+    def test_keeps_the_policys_beta_for_the_policys_preset(self, model, wish):
+        factories.RoundPolicyFactory.create(model=model, beta=0.3, preset="noisy")
+        judge(model)
+
+        loss = start(model, preset="noisy", **wish).spec["loss"]
+
+        assert (loss["beta"], loss["smoothing"]) == (wish.get("beta", 0.3), 0.1)
+
+    def test_refuses_ties_that_the_loss_would_not_learn(self, model):
+        judge(model)
+
+        with pytest.raises(actions.RoundInvalid, match="Ties can only be learned as ties"):
+            start(model, preset="anchored")
+
+        assert start(model, preset="anchored", ties=False).spec["loss"]["name"] == "apo_zero"
 
     def test_replays_old_triples_up_to_their_share(self, model, places):
         judge(model, count=4)

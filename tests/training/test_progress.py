@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from training.progress import SAVING_S, Progress
+from training.progress import SAVING_S, STEP_PER_REFERENCE, Progress
 
 
 def heard(*events: dict[str, object], batch_pairs: int = 8) -> Progress:
@@ -64,13 +64,49 @@ class TestProgress:
     def test_hands_out_each_number_once(self) -> None:
         progress = heard(START, step(1, at=101.0, seconds=1.0))
 
-        assert progress.metrics_taken() == [(1, "loss", 0.5)]
+        assert progress.metrics_taken() == [(1, "loss", 0.5), (1, "seconds", 1.0)]
         assert progress.metrics_taken() == []
 
     def test_keeps_the_holdouts_numbers_apart(self) -> None:
         progress = heard(START, {"event": "eval", "step": 0, "at": 101.0, "accuracy": 0.5})
 
         assert progress.metrics_taken() == [(0, "holdout_accuracy", 0.5)]
+
+    def test_believes_the_whole_reference_pass_rather_than_its_pieces(self) -> None:
+        pieces = [stage("reference", done, 48, at=100.0 + done) for done in (4, 8, 48)]
+        whole = {
+            "event": "reference",
+            "completions": 60,
+            "scored": 48,
+            "tokens": 9000,
+            "seconds": 96.0,
+        }
+
+        progress = heard(START, *pieces, whole)
+
+        # Two seconds a completion; a step has 16 of them.
+        assert progress.step_s == pytest.approx(2 * 16 * STEP_PER_REFERENCE)
+
+    def test_learns_nothing_from_a_pass_that_scored_nothing(self) -> None:
+        stored = {"event": "reference", "completions": 60, "scored": 0, "tokens": 0, "seconds": 0.1}
+
+        assert heard(START, stored).seconds_left is None
+
+    def test_counts_the_held_out_triples_before_and_after(self) -> None:
+        # 8 triples forward and backward in 24 s: one forward in 1 s.
+        start = START | {"holdout": 30}
+        trained = step(1, at=101.0, seconds=24.0)
+        before = stage("evaluating", 10, 30, at=99.0)
+
+        assert heard(start, trained).seconds_left == pytest.approx(9 * 24 + SAVING_S + 30)
+        reference = {"event": "reference", "scored": 10, "seconds": 5.0}
+        early = heard(start, reference, before)
+        assert early.seconds_left == pytest.approx(10 * 24 + SAVING_S + 2 * 30 - 10)
+        last = [step(n, at=101.0, seconds=24.0) for n in range(1, 11)]
+        late = heard(start, *last, stage("evaluating", 20, 30, at=400.0))
+        assert late.seconds_left == pytest.approx(SAVING_S + 10)
+        done = heard(start, *last, {"event": "eval", "step": 10, "pairs": 30})
+        assert done.seconds_left == pytest.approx(SAVING_S)
 
     def test_passes_over_what_it_does_not_know(self) -> None:
         progress = heard(START, {"event": "gossip"}, {"at": 101.0})

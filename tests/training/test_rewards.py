@@ -13,7 +13,7 @@ from tests import factories
 from tests.models_registry.adapters import adapter_make
 from tests.training.conftest import judge
 from tests.training.test_actions import begin, finish, start
-from training import queries, rewards
+from training import presets, queries, rewards
 from training.models import AnswerScore, Round
 
 pytestmark = pytest.mark.django_db
@@ -61,7 +61,8 @@ def score(version, base, engine, *examples: int) -> None:
 
 
 def scores(version) -> dict[int, float]:
-    return queries.answer_scores_of(version)
+    scored = AnswerScore.objects.filter(version=version)
+    return dict(scored.values_list("completion_id", "log_ratio"))
 
 
 class TestAnswersScore:
@@ -147,6 +148,17 @@ class TestRatingsOf:
         assert (pair.good, pair.bad) == (pytest.approx(0.3), pytest.approx(-0.3))
         assert pair.margin == pytest.approx(0.6)
         assert (found.agreed, found.share, found.interval) == (1, None, None)
+
+    def test_means_over_tokens_where_the_loss_does(self, model, version, base, engine) -> None:
+        good, _ = held_out(model)
+        score(version, base, engine)
+        tokens = AnswerScore.objects.get(completion=good).tokens
+        version.made_by.spec["loss"] = presets.loss_of("length", beta=None, ties=False)
+
+        (pair,) = rewards.ratings_of(version.made_by).pairs
+
+        assert tokens > 1
+        assert pair.good == pytest.approx(5.0 * 1.5 / tokens)
 
     def test_puts_the_worst_disagreement_first(self, model, version, base, engine) -> None:
         held_out(model)

@@ -124,6 +124,8 @@ BREACHES: list[Breach] = [
     ("round_policy_positive", lambda: policy(learning_rate=inf)),
     ("round_policy_reference_known", lambda: policy(reference="other")),
     ("round_policy_sampler_known", lambda: policy(sampler="other")),
+    ("round_policy_preset_known", lambda: policy(preset="other")),
+    ("round_policy_positive", lambda: policy(beta=10.1)),
     ("snapshot_has_hash", lambda: factories.SnapshotFactory.create(sha256="short")),
     # The truth is refused by the check, a lie by the foreign key.
     ("snapshot_item_is_train", lambda: item_of_held_out_prompt(said=Split.HOLDOUT)),

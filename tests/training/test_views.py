@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 import pytest
 from django.urls import reverse
 from django.utils import timezone
@@ -7,8 +11,10 @@ from django.utils import timezone
 from annotate.models import Split, Verdict
 from tests import factories
 from tests.training.conftest import judge
-from training import actions
+from training import actions, numbers
 from training.models import Round, RoundAttempt, RoundMetric
+from training.progress import SUMMARY, Progress
+from training.runner import Events
 
 pytestmark = pytest.mark.django_db
 
@@ -22,6 +28,50 @@ def admin(client):
 def start(model) -> Round:
     judge(model, count=2)
     return actions.round_start(model=model, by=None, now=timezone.now())
+
+
+#: The trainer's names of its numbers -> the page's.
+NUMBER_TITLES = {number.key: number.title for number in numbers.NUMBERS}
+
+
+def said(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def events_write(path: Path) -> dict[str, Any]:
+    """Write what a trainer says of two steps and two evaluations; return the last step's and both of these."""
+    step: dict[str, Any] = {
+        "event": "step", "of": 2, "epoch": 1, "at": 110.0,
+        "loss": 1.0421, "loss_preference": 0.9011, "loss_nll": 0.705, "margin": 0.6123, "margin_p10": -0.31,
+        "margin_p90": 1.7, "accuracy": 0.875, "calibration": 0.1402, "drift_chosen": -1.25,
+        "drift_rejected": -7.5, "nll_chosen": 0.7051, "length_ratio": 0.9134, "ties_margin": None,
+        "grad_norm": 3.25, "learning_rate": 0.00018, "pairs": 8, "tokens": 4321, "tokens_saved": 0.3817,
+        "seconds": 2.5, "tokens_per_s": 1728.4,
+    }  # fmt: skip
+    measured = {key: step[key] for key in SUMMARY} | {"event": "eval", "pairs": 30, "at": 120.0}
+    before = measured | {
+        "step": 0,
+        "margin": 0.0,
+        "accuracy": 0.5,
+        "accuracy_low": 0.33,
+        "accuracy_high": 0.67,
+    }
+    after = measured | {
+        "step": 2, "accuracy": 0.73333, "accuracy_low": 0.55547, "accuracy_high": 0.85816, "ties_margin": 0.25,
+    }  # fmt: skip
+    lines = [before, step | {"step": 1, "loss": 1.3, "ties_margin": 0.1}, step | {"step": 2}, after]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return {"step": step, "eval": [before, after]}
+
+
+def hear(round_: Round, path: Path) -> None:
+    """Do with a trainer's events what its watcher does."""
+    progress = Progress()
+    for event in Events(path).new():
+        progress.hear(event)
+    attempt = actions.attempt_begin(round_id=round_.pk, worker="here")
+    assert attempt
+    assert actions.attempt_heard(attempt=attempt, metrics=progress.metrics)
 
 
 def page_of(round_: Round) -> str:
@@ -55,6 +105,18 @@ class TestRounds:
         assert response.redirect_chain[-1][0] == page_of(round_)
         assert (round_.started_by.username, round_.spec["loss"]["beta"]) == ("ada", 0.2)
         assert "2 new triples" in response.text
+
+    def test_start_with_a_loss_of_their_own(self, admin, model):
+        judge(model)
+        path = reverse("rounds", args=[model.slug])
+
+        refused = admin.post(path, {"preset": "length"})
+        assert refused.status_code == 409
+        assert "Ties can only be learned as ties" in refused.text
+
+        admin.post(path, {"preset": "length", "ties": "no"})
+        loss = Round.objects.get().spec["loss"]
+        assert (loss["name"], loss["beta"], loss["ties"]) == ("ln", 5.0, False)
 
     def test_count_apart_what_a_round_has_taken(self, admin, model):
         factories.RoundPolicyFactory(model=model, trigger_triples=3)
@@ -117,6 +179,76 @@ class TestRound:
         assert "about a minute" in page
         assert "Loss: from 0.6 to 0.3" in page
         assert 'hx-trigger="every 2s"' in page
+
+    @pytest.mark.parametrize("nll", [0.0, 0.2])
+    def test_shows_the_numbers_of_the_trainers_events(self, admin, model, tmp_path, nll):
+        judge(model, count=30, split=Split.HOLDOUT, verdict=Verdict.LEFT)
+        round_ = start(model)
+        round_.spec["loss"]["nll"] = nll
+        round_.save()
+        told = events_write(tmp_path / "events.jsonl")
+        hear(round_, tmp_path / "events.jsonl")
+
+        page = admin.get(page_of(round_))
+
+        rows = {row.title: row.cells for row in page.context["report"].numbers}
+        step, before, after = told["step"], *told["eval"]
+        for key, title in NUMBER_TITLES.items():
+            if key in {"loss_preference", "loss_nll"} and not nll:
+                assert title not in rows
+                continue
+            for event, cell in zip((step, before, after), rows[title], strict=True):
+                value = event.get(key)
+                assert (cell.split(" ")[0] if cell else None) == (
+                    None if value is None else said(value)
+                )
+                assert not cell or f'<td class="is-number">{cell}</td>' in page.text
+        assert rows["Margin"][0] == f"{said(step['margin'])} (-0.31 to 1.7)"
+        assert rows["Accuracy"][2] == "0.7333 (0.5555 to 0.8582)"
+        assert rows["Accuracy"][0] == "0.875"
+        about = "a version that equals its reference has 1.386"
+        assert [row.title for row in page.context["report"].numbers if about in row.hint] == [
+            "Loss, preferences" if nll else "Loss"
+        ]
+
+    def test_shows_held_out_numbers_only_of_enough(self, admin, model, tmp_path):
+        judge(model, count=29, split=Split.HOLDOUT, verdict=Verdict.LEFT)
+        round_ = start(model)
+        events_write(tmp_path / "events.jsonl")
+        hear(round_, tmp_path / "events.jsonl")
+
+        page = admin.get(page_of(round_))
+
+        assert "Held-out, after" not in page.text
+        assert {len(row.cells) for row in page.context["report"].numbers} == {1}
+
+    @pytest.mark.parametrize(
+        ("good", "bad", "is_said"), [(-2.0, -9.0, True), (0.5, -9.0, False), (-2.0, -1.0, False)]
+    )
+    def test_says_when_both_kinds_of_answers_fall(self, admin, model, good, bad, is_said):
+        round_ = start(model)
+        for name, value in (("loss", 0.5), ("drift_chosen", good), ("drift_rejected", bad)):
+            RoundMetric.objects.create(round=round_, step=1, name=name, value=value)
+
+        page = " ".join(admin.get(page_of(round_)).text.split())
+
+        assert ("Both kinds of answers have become less likely" in page) is is_said
+        assert ("The presets Llama 3 and Anchored" in page) is is_said
+        round_.spec["loss"]["nll"] = 0.2
+        round_.save()
+        assert "The presets Llama 3 and Anchored" not in admin.get(page_of(round_)).text
+
+    def test_says_why_triples_were_left_out(self, admin, model):
+        round_ = start(model)
+        version = factories.ModelVersionFactory(
+            model=model, adapter=True, metrics={"dropped": {"nothing_scored": 2, "too_long": 0}}
+        )
+        Round.objects.update(state=Round.State.SUCCEEDED, version=version)
+        RoundMetric.objects.create(round=round_, step=1, name="loss", value=0.5)
+
+        page = " ".join(admin.get(page_of(round_)).text.split())
+
+        assert "left out 2 (an answer of nothing but special tokens, which are not scored)." in page
 
     def test_promises_nothing_before_it_knows(self, admin, model):
         round_ = start(model)
@@ -257,6 +389,19 @@ class TestApi:
         assert ended.json()["state"] == "cancelled"
         assert admin.post(self.path(model, "1/cancel/")).json()["code"] == "round_ended"
 
+    def test_takes_a_preset_and_refuses_ties_that_it_would_not_learn(self, admin, model):
+        judge(model)
+
+        def ask(**wishes):
+            return admin.post(self.path(model), wishes, content_type="application/json")
+
+        refused = ask(preset="length")
+        assert (refused.status_code, refused.json()["code"]) == (409, "round_invalid")
+        assert "Ties can only be learned as ties" in refused.json()["detail"]
+        assert ask(preset="other").status_code == 400
+        assert ask(preset="length", ties=False, beta=None).status_code == 201
+        assert Round.objects.get().spec["loss"]["beta"] == 5.0
+
     def test_lists_the_newest_first_and_filters(self, admin, model):
         judge(model, count=3)
         factories.RoundFactory(model=model, number=1, state="cancelled")
@@ -266,9 +411,9 @@ class TestApi:
 
         assert [round_["number"] for round_ in told["results"]] == [2, 1]
         assert (told["count"], told["triples_waiting"]) == (2, 3)
-        for query, numbers in [({"state": "cancelled"}, [1]), ({"ordering": "number"}, [1, 2])]:
+        for query, expected in [({"state": "cancelled"}, [1]), ({"ordering": "number"}, [1, 2])]:
             found = admin.get(self.path(model), query).json()["results"]
-            assert [round_["number"] for round_ in found] == numbers
+            assert [round_["number"] for round_ in found] == expected
 
     def test_tells_the_same_in_a_list_as_alone(self, admin, model):
         item = factories.SnapshotItemFactory(pair__prompt__model=model)

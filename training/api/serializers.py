@@ -8,6 +8,7 @@ from drf_spectacular.utils import extend_schema_serializer
 from rest_framework import serializers
 
 from pairloop.lib.schema import STRICT
+from training import presets
 from training.models import Reference, Round
 
 
@@ -15,7 +16,10 @@ from training.models import Reference, Round
 class RoundIn(serializers.Serializer[None]):
     """One round's wishes; what is left out is taken from the model's policy."""
 
-    beta = serializers.FloatField(required=False, min_value=0.001, max_value=10)
+    #: Which loss. Another one than the policy's comes with its own β.
+    preset = serializers.ChoiceField(required=False, choices=presets.CHOICES)
+    #: null: the preset's own.
+    beta = serializers.FloatField(required=False, allow_null=True, min_value=0.001, max_value=10)
     learning_rate = serializers.FloatField(required=False, min_value=1e-7, max_value=1)
     epochs = serializers.IntegerField(required=False, min_value=1, max_value=20)
     batch_pairs = serializers.IntegerField(required=False, min_value=1, max_value=512)

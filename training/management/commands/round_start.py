@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import BooleanOptionalAction
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -9,7 +10,7 @@ from django.utils import timezone
 
 from models_registry.models import RegisteredModel
 from pairloop.lib.errors import Refused
-from training import actions
+from training import actions, presets
 from training.models import Reference
 
 
@@ -22,7 +23,10 @@ class Command(BaseCommand):
         """Take the model and this round's wishes."""
         parser.add_argument("slug", help="the registered model, as in demo")
         wish = "for this round only; else the model's policy"
+        own = f"{wish}; another one than the policy's comes with its own beta"
+        parser.add_argument("--preset", choices=presets.PRESETS, help=own)
         parser.add_argument("--beta", type=float, help=wish)
+        parser.add_argument("--ties", action=BooleanOptionalAction, help=wish)
         parser.add_argument("--learning-rate", type=float, help=wish)
         parser.add_argument("--epochs", type=int, help=wish)
         parser.add_argument("--batch-pairs", type=int, help=wish)
@@ -33,7 +37,8 @@ class Command(BaseCommand):
     def handle(self, *, slug: str, **options: Any) -> None:
         """Start it and say where to watch."""
         names = (
-            "beta", "learning_rate", "epochs", "batch_pairs", "reference", "replay_share", "most_new",
+            "preset", "beta", "learning_rate", "epochs", "batch_pairs", "reference", "replay_share", "ties",
+            "most_new",
         )  # fmt: skip
         overrides = {name: options[name] for name in names if options[name] is not None}
         try:
