@@ -22,7 +22,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tests.training.dpo import rounds, tiny
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 VOCABULARY = 12
 PROMPTS = [(0, 1), (2, 3), (4, 5), (6, 7)]
 COMPLETIONS = list(itertools.product(range(VOCABULARY), repeat=2))
