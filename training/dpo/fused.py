@@ -22,6 +22,8 @@ from torch.autograd.function import once_differentiable
 class Part:
     """One of the layers that a fused one is made of: its rows of the weight and, where it is adapted, A and B."""
 
+    #: (out, in), the base's own.
+    base: Tensor
     rows: slice
     #: Rows of the stacked A.
     ranks: slice
@@ -33,35 +35,38 @@ class Part:
 class Fused:
     """Linear layers with one input, as one: weight (out, in), bias (out,), scale s of the adapters.
 
-    The layers' own weights become views of the fused ones, so nothing is held twice.
+    The base's weights stay where they are, mapped from their file, and `weight` holds them with the adapter or
+    without it, as was last asked for.
     """
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         """Take PEFT's layers, or plain ones where there is no adapter."""
         bases = [getattr(layer, "base_layer", layer) for layer in layers]
-        self.base = torch.cat([base.weight.detach() for base in bases])
-        biases = [base.bias for base in bases]
-        self.bias = torch.cat(biases).detach() if biases[0] is not None else None
         adapted = [layer for layer in layers if hasattr(layer, "lora_A")]
-        stacked = [layer.lora_A["default"].weight.detach() for layer in adapted]
-        self.a = torch.cat(stacked) if stacked else None
-        self.scale = adapted[0].scaling["default"] if adapted else 0.0
+        out = sum(len(base.weight) for base in bases)
+        self.weight = bases[0].weight.new_empty(out, bases[0].weight.shape[1])
+        self.bias = (
+            None if bases[0].bias is None else torch.cat([base.bias.detach() for base in bases])
+        )
+        self.scale: float = adapted[0].scaling["default"] if adapted else 0.0
+        #: (ranks, in): the A of all parts, one below the other.
+        self.a = (
+            torch.cat([layer.lora_A["default"].weight.detach() for layer in adapted])
+            if adapted
+            else None
+        )
         self.parts = []
         row = rank = 0
         for layer, base in zip(layers, bases, strict=True):
-            rows = slice(row, row + base.out_features)
-            base.weight.data = self.base[rows]
             a = b = None
-            ranks = slice(rank, rank)
             if hasattr(layer, "lora_A"):
                 a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
-                ranks = slice(rank, rank + a.shape[0])
-                assert self.a is not None
+            rows = slice(row, row + base.out_features)
+            ranks = slice(rank, rank + (0 if a is None else len(a)))
+            if a is not None and self.a is not None:
                 a.data = self.a[ranks]
-            self.parts.append(Part(rows, ranks, a, b))
+            self.parts.append(Part(base.weight.detach(), rows, ranks, a, b))
             row, rank = rows.stop, ranks.stop
-        #: The weight with the adapter in it.
-        self.merged = self.base.clone() if adapted else self.base
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -69,17 +74,14 @@ class Fused:
         return [each for part in self.parts if part.a is not None for each in (part.a, part.b)]
 
     @torch.no_grad()
-    def merge(self) -> None:
-        """Compute the weight with the adapter anew, from the base's own: rounding does not add up over steps."""
+    def merge(self, *, adapter: bool) -> None:
+        """Compute the weight anew, from the base's own: so rounding does not add up over steps."""
         for part in self.parts:
-            if part.a is not None and part.b is not None:
-                torch.addmm(
-                    self.base[part.rows],
-                    part.b,
-                    part.a,
-                    alpha=self.scale,
-                    out=self.merged[part.rows],
-                )
+            weight = self.weight[part.rows]
+            if adapter and part.a is not None and part.b is not None:
+                torch.addmm(part.base, part.b, part.a, alpha=self.scale, out=weight)
+            else:
+                weight.copy_(part.base)
 
     def gradients(self, x: Tensor, dy: Tensor) -> list[Tensor]:
         """Return the gradients of `parameters` for input x (n, in) and the output's gradient dy (n, out).
@@ -112,83 +114,76 @@ class NormedLinear(torch.autograd.Function):
     """y = W (norm * x / rms(x)) + bias, for tokens x (n, in)."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, norm: Tensor, eps: float, fused: Fused, adapter: bool, *_: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, norm: Tensor, eps: float, fused: Fused, *_: Tensor) -> Tensor:
         """Compute the layer; the adapter's parameters are only named so that autograd brings their gradients."""
         rms = _rms(x, eps)
-        ctx.save_for_backward(x, rms)
+        # The weight is saved only to have autograd notice when it is merged anew before its time.
+        ctx.save_for_backward(x, rms, fused.weight)
         ctx.norm, ctx.fused = norm, fused
-        weight = fused.merged if adapter else fused.base
-        return F.linear((x * rms).mul_(norm), weight, fused.bias)
+        return F.linear((x * rms).mul_(norm), fused.weight, fused.bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
         """Go back; with z = x / rms(x) and g = dz: dx = (g - z mean(g z)) / rms(x)."""
-        x, rms = ctx.saved_tensors
+        x, rms, weight = ctx.saved_tensors
         z = x * rms
         gradients = ctx.fused.gradients(z * ctx.norm, dy)
         dx = None
         if ctx.needs_input_grad[0]:
-            g = (dy @ ctx.fused.merged).mul_(ctx.norm)
+            g = (dy @ weight).mul_(ctx.norm)
             along = torch.linalg.vecdot(g, z).div_(x.shape[-1]).neg_()[:, None]
             dx = g.addcmul_(z, along).mul_(rms)
-        return (dx, None, None, None, None, *gradients)
+        return (dx, None, None, None, *gradients)
 
 
 class AddedLinear(torch.autograd.Function):
     """y = residual + W x + bias, for tokens x (n, in)."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, residual: Tensor, fused: Fused, adapter: bool, *_: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, residual: Tensor, fused: Fused, *_: Tensor) -> Tensor:
         """Compute the layer."""
-        ctx.save_for_backward(x)
+        ctx.save_for_backward(x, fused.weight)
         ctx.fused = fused
-        return _added(residual, x, fused, adapter)
+        return _added(residual, x, fused)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
         """Go back."""
-        (x,) = ctx.saved_tensors
+        x, weight = ctx.saved_tensors
         gradients = ctx.fused.gradients(x, dy)
-        return (dy @ ctx.fused.merged, dy, None, None, *gradients)
+        return (dy @ weight, dy, None, *gradients)
 
 
 class GatedLinear(torch.autograd.Function):
     """y = residual + W (silu(gate) * up) + bias, for tokens with gate and up side by side (n, 2 in)."""
 
     @staticmethod
-    def forward(
-        ctx: Any, pair: Tensor, residual: Tensor, fused: Fused, adapter: bool, *_: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, pair: Tensor, residual: Tensor, fused: Fused, *_: Tensor) -> Tensor:
         """Compute the layer; the gated input is cheaper to compute again than to keep."""
-        ctx.save_for_backward(pair)
+        ctx.save_for_backward(pair, fused.weight)
         ctx.fused = fused
         gate, up = pair.chunk(2, dim=-1)
-        return _added(residual, F.silu(gate).mul_(up), fused, adapter)
+        return _added(residual, F.silu(gate).mul_(up), fused)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
         """Go back."""
-        (pair,) = ctx.saved_tensors
+        pair, weight = ctx.saved_tensors
         gate, up = pair.chunk(2, dim=-1)
         silu = F.silu(gate)
         gradients = ctx.fused.gradients(silu * up, dy)
-        dx = dy @ ctx.fused.merged  # (n, in)
+        dx = dy @ weight  # (n, in)
         dpair = torch.empty_like(pair)
         torch.mul(dx, silu, out=dpair[:, up.shape[1] :])
         torch.ops.aten.silu_backward(dx.mul_(up), gate, grad_input=dpair[:, : up.shape[1]])
-        return (dpair, dy, None, None, *gradients)
+        return (dpair, dy, None, *gradients)
 
 
-def _added(residual: Tensor, x: Tensor, fused: Fused, adapter: bool) -> Tensor:
-    weight = fused.merged if adapter else fused.base
-    y = torch.addmm(residual, x, weight.t())
+def _added(residual: Tensor, x: Tensor, fused: Fused) -> Tensor:
+    y = torch.addmm(residual, x, fused.weight.t())
     return y if fused.bias is None else y.add_(fused.bias)
 
 

@@ -54,7 +54,7 @@ class Layer:
 
 
 class Llama:
-    """The decoder, with the adapter merged into its weights whenever that has changed."""
+    """The decoder; its layers' weights are merged with the adapter whenever that has changed."""
 
     def __init__(self, policy: PeftModel) -> None:
         """Take over the policy's weights; they stay its own, too."""
@@ -66,40 +66,37 @@ class Llama:
         self._layers = [Layer(layer) for layer in model.layers]
         self._heads: int = config.num_attention_heads
         self._kv_heads: int = config.num_key_value_heads
-        self._merged: tuple[int, ...] = ()
+        #: What the weights hold: the versions of the adapter's tensors, none without the adapter.
+        self._holds: tuple[int, ...] | None = None
 
     def hidden(self, pack: Pack, *, adapter: bool) -> Tensor:
         """Return what the head reads of every scored token, (m, d)."""
-        if adapter:
-            self._merge()
+        self._merge(adapter=adapter)
         cosine, sine = self._angles(pack)
         x = self._embedding(pack.tokens)  # (n, d)
         last = len(self._layers) - 1
         for number, layer in enumerate(self._layers):
-            mixed = self._mixed(x, layer, pack, cosine, sine, adapter)
+            mixed = self._mixed(x, layer, pack, cosine, sine)
             if number == last:
                 # Nobody looks at what the last layer makes of the other tokens.
                 mixed, x = mixed[pack.scored], x[pack.scored]
-            x = AddedLinear.apply(mixed, x, layer.o, adapter, *layer.o.parameters)
+            x = AddedLinear.apply(mixed, x, layer.o, *layer.o.parameters)
             norm = layer.norms[1]
             pair = NormedLinear.apply(
                 x,
                 norm.weight,
                 norm.variance_epsilon,
                 layer.gate_up,
-                adapter,
                 *layer.gate_up.parameters,
             )
-            x = GatedLinear.apply(pair, x, layer.down, adapter, *layer.down.parameters)
+            x = GatedLinear.apply(pair, x, layer.down, *layer.down.parameters)
         return self._norm(x)
 
-    def _mixed(
-        self, x: Tensor, layer: Layer, pack: Pack, cosine: Tensor, sine: Tensor, adapter: bool
-    ) -> Tensor:
+    def _mixed(self, x: Tensor, layer: Layer, pack: Pack, cosine: Tensor, sine: Tensor) -> Tensor:
         """Return the attention's output before its last product, (n, heads * size)."""
         norm = layer.norms[0]
         qkv = NormedLinear.apply(
-            x, norm.weight, norm.variance_epsilon, layer.qkv, adapter, *layer.qkv.parameters
+            x, norm.weight, norm.variance_epsilon, layer.qkv, *layer.qkv.parameters
         )
         qkv = Rotary.apply(qkv, self._heads + self._kv_heads, cosine, sine)
         # (n, heads + 2 kv_heads, size)
@@ -113,14 +110,16 @@ class Llama:
         half = cosine.shape[-1] // 2
         return cosine[0, :, None, :half].contiguous(), sine[0, :, None, :half].contiguous()
 
-    def _merge(self) -> None:
-        """Merge the adapter if it was changed since the last time, by whomever."""
+    def _merge(self, *, adapter: bool) -> None:
+        """Have the weights hold the adapter as it is now, or the base alone."""
         parts = [fused for layer in self._layers for fused in layer.fused]
-        now = tuple(weight._version for fused in parts for weight in fused.parameters)
-        if now != self._merged:
+        # Whoever changes a tensor in place raises its version: the optimizer, a checkpoint's restore, a parent's adapter.
+        versions = [weight._version for fused in parts for weight in fused.parameters]  # noqa: SLF001
+        wanted = tuple(versions) if adapter else ()
+        if wanted != self._holds:
             for fused in parts:
-                fused.merge()
-            self._merged = now
+                fused.merge(adapter=adapter)
+            self._holds = wanted
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, spans: tuple[Span, ...]) -> Tensor:

@@ -8,6 +8,7 @@ another prompt. So what is computed for a completion is what would be computed f
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ class Span:
     @property
     def end(self) -> int:
         """One after the last token."""
-        return self.completions[-1].stop
+        return int(self.completions[-1].stop)
 
 
 @dataclass(frozen=True)
@@ -114,18 +115,23 @@ def split(triples: Sequence[Triple], budget: int) -> list[list[Triple]]:
     if not whole:
         return []
     sizes = [size(part) for part in whole]
-    least = min(math.ceil(sum(sizes) / budget), len(whole))
-    # Large ones first, each into the emptiest pack: equal packs finish with the fewest of them.
-    for count in range(least, len(whole) + 1):
-        packs: list[list[int]] = [[] for _ in range(count)]
-        loads = [0] * count
-        for index in sorted(range(len(whole)), key=lambda index: -sizes[index]):
-            emptiest = loads.index(min(loads))
-            packs[emptiest].append(index)
-            loads[emptiest] += sizes[index]
-        if max(loads) <= max(budget, *sizes):
-            break
+    count = min(math.ceil(sum(sizes) / budget), len(whole))
+    packs = _spread(sizes, count)
+    while max(sum(sizes[index] for index in each) for each in packs) > max(budget, *sizes):
+        count += math.ceil(count / 50)
+        packs = _spread(sizes, count)
     return [[triple for index in sorted(each) for triple in whole[index]] for each in packs if each]
+
+
+def _spread(sizes: Sequence[int], count: int) -> list[list[int]]:
+    """Spread sizes over packs, large ones first, each into the emptiest: so packs are about equally full."""
+    packs: list[list[int]] = [[] for _ in range(count)]
+    emptiest = [(0, number) for number in range(count)]
+    for index in sorted(range(len(sizes)), key=lambda index: -sizes[index]):
+        load, number = emptiest[0]
+        packs[number].append(index)
+        heapq.heapreplace(emptiest, (load + sizes[index], number))
+    return packs
 
 
 def size(triples: Iterable[Triple]) -> int:

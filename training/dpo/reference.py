@@ -7,7 +7,6 @@ them and writes only its own, so that rounds need not wait for each other. Delet
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -14,8 +14,8 @@ from training.dpo import llama
 from training.dpo.data import Row
 from training.dpo.pack import Pack, pack
 
-#: Logits held at once; 256 tokens of a vocabulary of 50,000 take as many bytes as this times four.
-LOGITS = 1 << 24
+#: Logits held at once; 85 tokens of a vocabulary of 50,000, 16 megabytes.
+LOGITS = 1 << 22
 #: How far two ways to compute a token's log-probability in float32 may lie apart.
 ROUNDING = 1e-3
 
