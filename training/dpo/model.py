@@ -104,10 +104,17 @@ def tokeniser_load(base: Base) -> Tokeniser:
 
     def answer(text: str, finish: str | None) -> list[int]:
         ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
-        # An answer that was cut off did not end, and must not be taught to.
-        return ids if finish == "length" else [*ids, tokenizer.eos_token_id]
+        # An answer that was cut off did not end, and must not be taught to; imported ones may bring their end along.
+        ended = finish == "length" or ids[-1:] == [tokenizer.eos_token_id]
+        return ids if ended else [*ids, tokenizer.eos_token_id]
 
-    return Tokeniser(prompt=prompt, answer=answer, special=frozenset(tokenizer.all_special_ids))
+    return Tokeniser(prompt=prompt, answer=answer, special=_special(tokenizer))
+
+
+def _special(tokenizer: Any) -> frozenset[int]:
+    """Return the ids of all special tokens, also of those without a role, such as the headers of Llama 3."""
+    added = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return frozenset(added.union(tokenizer.all_special_ids))
 
 
 def _base_load(base: Base) -> torch.nn.Module:

@@ -160,9 +160,17 @@ def size_unshared(triples: Iterable[Triple]) -> int:
 
 def _portions(group: list[Triple], budget: int) -> list[list[Triple]]:
     """Cut the triples of one prompt where they exceed the budget."""
-    portions: list[list[Triple]] = [[]]
+    portions: list[list[Triple]] = []
+    rows: set[Row] = set()
+    tokens = budget
     for triple in group:
-        if portions[-1] and size([*portions[-1], triple]) > budget:
+        new = {triple.chosen, triple.rejected} - rows
+        more = sum(len(row.completion) - 1 for row in new)
+        if not portions or tokens + more > budget:
             portions.append([])
+            rows, tokens = set(), 0
+            new, more = {triple.chosen, triple.rejected}, size([triple])
         portions[-1].append(triple)
+        rows |= new
+        tokens += more
     return portions

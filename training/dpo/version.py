@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from safetensors.torch import save
 
 from training.dpo import files, model
 from training.dpo.data import Data, Row
+from training.dpo.failures import RoundFailed
 from training.dpo.pack import pack
 from training.dpo.score import Scorer
 from training.dpo.spec import Spec
@@ -32,7 +34,7 @@ class Report:
 
 
 def write(folder: Path, *, policy: PeftModel, by: Scorer, spec: Spec, report: Report) -> None:
-    """Write the version's folder, whole or not at all."""
+    """Write the version's folder, whole or not at all. Raises RoundFailed."""
     rows = list(dict.fromkeys(triple.chosen for triple in report.snapshot.triples))[:CANARY_ROWS]
     with files.folder(folder) as draft:
         tensors = save(model.adapter_get(policy), metadata={"format": "pt"})
@@ -43,8 +45,8 @@ def write(folder: Path, *, policy: PeftModel, by: Scorer, spec: Spec, report: Re
 
 
 def canary(by: Scorer, rows: list[Row]) -> dict[str, Any]:
-    """Return what an engine must reproduce to have proved that it applies the adapter."""
-    found = []
+    """Return what an engine must reproduce to have proved that it applies the adapter. Raises RoundFailed."""
+    found: list[dict[str, Any]] = []
     with torch.no_grad():
         for row in rows:
             whole = pack([Row(row.prompt, row.completion)])
@@ -56,6 +58,12 @@ def canary(by: Scorer, rows: list[Row]) -> dict[str, Any]:
                     "adapter": by.log_probs(whole).tolist(),
                 }
             )
+    # Without held-out pairs nothing has looked at what the last step left.
+    if not all(math.isfinite(value) for each in found for value in each["adapter"]):
+        raise RoundFailed(
+            "loss_not_finite",
+            "The version scores its own answers with numbers that are not finite; lower the learning rate.",
+        )
     return {"rows": found}
 
 
