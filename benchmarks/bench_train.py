@@ -348,7 +348,7 @@ def main() -> None:
     compared: dict[float, Compared] = {}
     gflops = 0.0
     for ratio in arguments.ratios:
-        # The machine's best of the whole run: its speed differs from minute to minute, and a slow one would flatter us.
+        # The best of the whole run: the machine's speed differs from minute to minute, and a slow one would flatter us.
         fast = ask(ML_PYTHON, "benchmarks.train_material", "sgemm", arguments.threads)
         gflops = max(gflops, fast["gflops"])
         pairs = chosen(given["pairs"], ratio, arguments)

@@ -87,7 +87,7 @@ def whole() -> list[Stage]:
             # Playwright's loop makes Django take every test for asynchronous.
             environment={"DJANGO_ALLOW_ASYNC_UNSAFE": "true"},
         ),
-        *[Stage(f"{folder} with torch", (*ml, folder), seconds=420, tests=(folder,)) for folder in ML_FOLDERS],
+        *[Stage(f"{folder} with torch", (*ml, folder), seconds=600, tests=(folder,)) for folder in ML_FOLDERS],
         Stage("exports with TRL", (*covered, "-m", "bench", "tests/bench"), seconds=420, tests=("tests/bench",)),
         Stage(
             "the journey, with a real engine",

@@ -10,6 +10,7 @@ it goes on.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 import resource
@@ -34,6 +35,8 @@ QUIET = {
     "DO_NOT_TRACK": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
+#: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD and M_TOP_PAD of malloc.h, in bytes.
+MALLOC = {-3: 1 << 30, -1: (1 << 31) - 1, -2: 1 << 24}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -98,6 +101,15 @@ def _process_prepare(machine: spec.Machine) -> None:
     os.nice(max(0, machine.nice - os.nice(0)))
     # Set, not read; libraries look at these while they are imported.
     os.environ.update(QUIET | {"OMP_NUM_THREADS": str(machine.threads)})  # noqa: TID251
+    _memory_keep()
+
+
+def _memory_keep() -> None:
+    """Have glibc keep freed memory: it would give every large tensor back, and take it page by page anew."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        for parameter, value in MALLOC.items():
+            libc.mallopt(parameter, value)
 
 
 def _cost(began: float) -> dict[str, float]:

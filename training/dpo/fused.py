@@ -93,12 +93,12 @@ class Fused:
         # Lying down, these narrow products take half the time that they take standing.
         down = self.a @ x.t()  # (ranks, n)
         up = torch.empty_like(down)
-        adapted = [part for part in self.parts if part.b is not None]
-        for part in adapted:
-            torch.mm(part.b.detach().t(), dy[:, part.rows].t(), out=up[part.ranks])
+        adapted = [(part, part.b.detach()) for part in self.parts if part.b is not None]
+        for part, b in adapted:
+            torch.mm(b.t(), dy[:, part.rows].t(), out=up[part.ranks])
         da = (up @ x).mul_(self.scale)
         found = []
-        for part in adapted:
+        for part, _ in adapted:
             db = down[part.ranks] @ dy[:, part.rows]  # (rank, out)
             found += [da[part.ranks], db.mul_(self.scale).t()]
         return found

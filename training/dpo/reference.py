@@ -40,6 +40,10 @@ class Scores:
         """Return whether the row was scored already."""
         return row.key in self._known
 
+    def is_others(self, row: Row) -> bool:
+        """Return whether another round scored the row."""
+        return row.key in self._known and row.key not in self._own
+
     def __getitem__(self, row: Row) -> float:
         """Return S0 of the row."""
         return self._known[row.key]
@@ -76,25 +80,29 @@ def fill(
     budget: int,
     progress: Callable[[int, int], None],
 ) -> Pass:
-    """Score what the store lacks, in packs of at most `budget` tokens. `progress` may raise. Raises RoundFailed."""
+    """Score what the store lacks, in packs of at most `budget` tokens. `progress` may raise. Raises RoundFailed.
+
+    Which completions share a pack does not depend on how far an attempt before this one came, so neither do the scores' bits.
+    """
     rows = {row for triple in triples for row in (triple.chosen, triple.rejected)}
-    missing = {row for row in rows if row not in scores}
-    done, scored = len(rows) - len(missing), len(missing)
+    known = {row for row in rows if scores.is_others(row)}
+    open_ = [triple for triple in triples if not {triple.chosen, triple.rejected} <= known]
+    done = sum(row in scores for row in rows)
+    scored = len(rows) - done
     unsaved = tokens = 0
     progress(done, len(rows))
     try:
         with torch.no_grad():
-            for each in split([t for t in triples if {t.chosen, t.rejected} & missing], budget):
-                wanted = {
-                    row: None for t in each for row in (t.chosen, t.rejected) if row in missing
-                }
-                if not wanted:
+            for each in split(open_, budget):
+                packed = pack(
+                    row for t in each for row in (t.chosen, t.rejected) if row not in known
+                )
+                missing = sum(row not in scores for row in packed.rows)
+                if not missing:
                     continue
-                packed = pack(wanted)
                 _take(scores, packed, packed.sums(log_probs(packed)))
-                missing -= wanted.keys()
                 tokens += len(packed.tokens)
-                done, unsaved = done + len(wanted), unsaved + len(wanted)
+                done, unsaved = done + missing, unsaved + missing
                 if unsaved >= SAVED_EVERY:
                     scores.save()
                     unsaved = 0
@@ -113,7 +121,8 @@ def _take(scores: Scores, packed: Pack, sums: Tensor) -> None:
             "its weights are broken, so choose another parent or base.",
         )
     for row, value in zip(packed.rows, sums.tolist(), strict=True):
-        scores.add(row, value)
+        if row not in scores:
+            scores.add(row, value)
 
 
 def _read(path: Path) -> dict[str, float]:
