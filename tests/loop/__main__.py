@@ -145,6 +145,12 @@ def version_check(admin: Api) -> None:
     version = admin.get("models/demo/versions/1/")
     assert version["state"] == "verified", version
     assert sorted(version["aliases"]) == ["challenger", "sampler"], version
+    check = version["served"][0]["canary"]
+    tell(
+        f"the engine differs from the trainer by {check['difference']:.1e} nats a token of {check['effect']:.1e}"
+    )
+    # Trainer and engine compute in float32; PEFT's own agreement is a test of the trainer.
+    assert check["difference"] < 1e-3, version
 
 
 def judge_until_v1_wrote(product: Product, admin: Api, labeler: Api) -> int:

@@ -17,13 +17,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from training.dpo import mapped
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
     """One of the layers that a fused one is made of: its rows of the weight and, where it is adapted, A and B."""
 
-    #: (out, in), the base's own.
+    #: (out, in), the base's own, and whether it is mapped from its file.
     base: Tensor
+    is_mapped: bool
     rows: slice
     #: Rows of the stacked A.
     ranks: slice
@@ -65,7 +68,8 @@ class Fused:
             ranks = slice(rank, rank + (0 if a is None else len(a)))
             if a is not None and self.a is not None:
                 a.data = self.a[ranks]
-            self.parts.append(Part(base.weight.detach(), rows, ranks, a, b))
+            weight = base.weight.detach()
+            self.parts.append(Part(weight, mapped.is_mapped(weight), rows, ranks, a, b))
             row, rank = rows.stop, ranks.stop
 
     @property
@@ -82,6 +86,9 @@ class Fused:
                 torch.addmm(part.base, part.b, part.a, alpha=self.scale, out=weight)
             else:
                 weight.copy_(part.base)
+            if part.is_mapped:
+                # Half a gigabyte for the demo model, wanted again after a whole step.
+                mapped.forget(part.base)
 
     def gradients(self, x: Tensor, dy: Tensor) -> list[Tensor]:
         """Return the gradients of `parameters` for input x (n, in) and the output's gradient dy (n, out).
