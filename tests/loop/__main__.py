@@ -96,7 +96,7 @@ def rounds_form(page: str) -> dict[str, object]:
     """Return what the form about rounds sends when nobody touches it."""
     part = page.partition('id="rounds"')[2].partition("</form>")[0]
     numbers = dict(re.findall(r'name="(\w+)"\s+value="([^"]*)"', part))
-    return numbers | {"reference": "base", "ties": "on", "do": "save"}
+    return numbers | {"preset": "paper", "reference": "base", "ties": "on", "do": "save"}
 
 
 def judge_until_enough(product: Product, admin: Api, labeler: Api) -> int:

@@ -19,9 +19,9 @@ from tests.loop.product import Api, Product, judge_shorter, processes_of
 
 pytestmark = pytest.mark.engine
 
-#: Triples of each round, and its settings: six short steps, long enough to be killed in the middle.
+#: Triples of each round, and its settings: sixty short steps, long enough to be killed in the middle, that change little.
 TRIPLES = 6
-ROUND = {"epochs": 2, "batch_pairs": 2, "replay_share": 0}
+ROUND = {"epochs": 10, "batch_pairs": 1, "learning_rate": 1e-5, "replay_share": 0}
 #: What runs while a round trains, and how its first process is recognised.
 VICTIMS = {
     "trainer": "-m training.dpo",
