@@ -419,7 +419,7 @@ class TestJudgementRecord:
 
         assert not Judgement.objects.exists()
 
-    def test_asks_for_more_pairs(self, assignment: Assignment) -> None:
+    def test_asks_for_more_pairs(self, no_jobs: None, assignment: Assignment) -> None:
         actions.judgement_record(assignment=assignment, verdict="left", now=NOW)
 
         with connection.cursor() as cursor:

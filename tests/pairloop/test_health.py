@@ -80,7 +80,7 @@ class TestReadyz:
         assert set(found["checks"].values()) <= {"ok", "not ok"}
         assert ("details" in found) is is_staff
 
-    def test_is_ready_without_engine_and_workers(self, client, settings, tmp_path):
+    def test_is_ready_without_engine_and_workers(self, client, settings, tmp_path, no_jobs):
         settings.STATUS_FILE = tmp_path / "status.json"
         settings.STATUS_FILE.write_text('{"components": {"engine": {"state": "failed"}}}')
         execute("DELETE FROM procrastinate_workers")

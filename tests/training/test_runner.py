@@ -141,7 +141,8 @@ class TestRoundRun:
 
     def test_throws_away_what_was_made_under_a_lost_lease(self, round_, script, settings):
         """F04: a worker that slept too long wakes up and finds the round taken."""
-        script(GOOD)
+        # Long enough to be looked at while it runs.
+        script(f"time.sleep(1)\n{GOOD}")
 
         def lose() -> bool:
             if RoundAttempt.objects.filter(round=round_).count() == 1:
