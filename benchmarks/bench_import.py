@@ -19,29 +19,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VAR = ROOT / "var" / "bench"
 SMALL = 10_000
-WORDS = [
-    "the",
-    "a",
-    "model",
-    "answer",
-    "people",
-    "one",
-    "two",
-    "better",
-    "short",
-    "long",
-    "kind",
-    "plain",
-    "true",
-    "good",
-    "bad",
-    "never",
-    "always",
-]
 
 os.environ["PAIRLOOP_VAR"] = str(VAR)
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "pairloop.settings")
 sys.path.insert(0, str(ROOT))
+
+from benchmarks.words import WORDS  # noqa: E402 the line above finds it
 
 
 def rows(count: int) -> Iterator[dict[str, object]]:

@@ -11,32 +11,15 @@ from dataclasses import dataclass
 from statistics import NormalDist, median
 from typing import Any
 
+from benchmarks.words import WORDS
+
 #: A pair with its messages and `prompt_ids`, `chosen_ids`, `rejected_ids`.
 Pair = dict[str, Any]
 #: A pair's own ratio should be within this factor of the one asked for.
 NEAR = 1.25
 #: At most so many pairs of a prompt, as a round has them.
 PER_PROMPT = 2
-#: Words that are one token each to SmolLM2; what the chat template adds to a prompt is about 30 tokens.
-WORDS = [
-    "the",
-    "a",
-    "model",
-    "answer",
-    "people",
-    "one",
-    "two",
-    "better",
-    "short",
-    "long",
-    "kind",
-    "plain",
-    "true",
-    "good",
-    "bad",
-    "never",
-    "always",
-]
+#: What the chat template adds to a prompt, about.
 TEMPLATE_TOKENS = 30
 #: Standard deviation of the logarithm of the sizes of made-up pairs.
 SPREAD = 0.7

@@ -6,12 +6,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from models_registry.stats import evidence
 from training import numbers
 from training.models import Round
 from training.queries import LEAST_HOLDOUT
-
-#: Two-sided 95 % of a normal distribution.
-Z = 1.959963984540054
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +159,5 @@ def _why(reason: str) -> str:
 
 def wilson(share: float, cases: int) -> tuple[float, float]:
     """Return the 95 % interval of a share of independent cases (Wilson 1927)."""
-    square = Z * Z / cases
-    middle = (share + square / 2) / (1 + square)
-    half = Z / (1 + square) * (share * (1 - share) / cases + square / (4 * cases)) ** 0.5
-    return max(middle - half, 0.0), min(middle + half, 1.0)
+    rate = evidence.wilson(share, cases)
+    return rate.low, rate.high

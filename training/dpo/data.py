@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ TokenisePrompt = Callable[[list[dict[str, str]]], list[int]]
 TokeniseAnswer = Callable[[str, str | None], list[int]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Row:
     """A prompt with one completion, as token ids. EOS is part of a completion only where it was sampled."""
 
@@ -30,13 +31,14 @@ class Row:
     #: Indices of the completion's tokens that are read but not scored.
     silent: tuple[int, ...] = ()
 
-    @property
+    # A round asks for both several times, and for each step again.
+    @cached_property
     def key(self) -> str:
         """The name of this row in the store of reference scores."""
         parts = [self.prompt, self.completion, *([self.silent] if self.silent else [])]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
-    @property
+    @cached_property
     def scored(self) -> tuple[int, ...]:
         """Indices of the completion's tokens that are scored."""
         return tuple(index for index in range(len(self.completion)) if index not in self.silent)

@@ -124,7 +124,7 @@ class NormedLinear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, norm: Tensor, eps: float, fused: Fused, *_: Tensor) -> Tensor:
         """Compute the layer; the adapter's parameters are only named so that autograd brings their gradients."""
         rms = _rms(x, eps)
-        # The weight is saved only to have autograd notice when it is merged anew before its time.
+        # Saved, and not taken from `fused` on the way back, so that autograd notices if it was merged anew before its time.
         ctx.save_for_backward(x, rms, fused.weight)
         ctx.norm, ctx.fused = norm, fused
         return F.linear((x * rms).mul_(norm), fused.weight, fused.bias)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, Protocol
 
 import torch
@@ -39,14 +38,6 @@ def scorer(policy: PeftModel) -> Scorer:
         fast = Fast(policy)
         same = torch.allclose(fast.log_probs(probe), expected, rtol=0, atol=ROUNDING)
     return fast if same else plain
-
-
-def sums(by: Scorer, rows: Iterable[Row], *, adapter: bool = True) -> dict[Row, Tensor]:
-    """Return S(y), the sum over the completion's scored tokens, of each row."""
-    packed = pack(rows)
-    return dict(
-        zip(packed.rows, packed.sums(by.log_probs(packed, adapter=adapter)).unbind(), strict=True)
-    )
 
 
 class Plain:
