@@ -1,4 +1,5 @@
 """What made-up prompts and answers consist of: words that are one token each to SmolLM2."""
+
 from __future__ import annotations
 
 WORDS = [
