@@ -26,6 +26,7 @@ from annotate.models import (
     JudgingPolicy,
     Pair,
     Prompt,
+    QueueEntry,
     Tally,
 )
 from annotate.overlap import Opinion, Rules
@@ -280,6 +281,7 @@ _SHOWN: list[tuple[str, type[Model], list[Field[Any, Any]]]] = [
         ("first", Completion),
         ("second", Completion),
         ("policy", JudgingPolicy),
+        ("entry", QueueEntry),
     )
 ]
 _COLUMNS = ", ".join(f"{alias}.{field.column}" for alias, _, fields in _SHOWN for field in fields)
@@ -301,13 +303,14 @@ SHOWN = Statement(
     JOIN annotate_completion first ON first.id = pair.first_id
     JOIN annotate_completion second ON second.id = pair.second_id
     LEFT JOIN annotate_judgingpolicy policy ON policy.model_id = model.id
+    LEFT JOIN annotate_queueentry entry ON entry.pair_id = pair.id
     WHERE lease.uuid = %(uuid)s
 """,  # noqa: S608 columns of ours
 )
 
 
 def shown(uuid: UUID) -> Assignment | None:
-    """Return an assignment with its pair, prompt, model, policy and completions, in one statement.
+    """Return an assignment with its pair, prompt, model, policy, completions and entry, in one statement.
 
     `verdicts_last` holds the two latest things that its labeler said, if any; `is_of_member` whether the labeler
     is a member of the model. Django would write the same
@@ -326,8 +329,11 @@ def shown(uuid: UUID) -> Assignment | None:
         pair, found["prompt"], found["first"], found["second"],
     )  # fmt: skip
     pair.prompt.model = found["model"]
-    if found["policy"]:
-        found["policy"].model = found["model"]
+    # Known to be absent is known, too: else whoever looks asks the database.
+    RegisteredModel._meta.get_field("judging_policy").set_cached_value(
+        found["model"], found["policy"]
+    )  # noqa: SLF001
+    Pair._meta.get_field("queue_entry").set_cached_value(pair, found["entry"])  # noqa: SLF001
     lease.verdicts_last, lease.is_of_member = row[:2]
     return lease  # type: ignore[no-any-return]
 
