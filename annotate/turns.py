@@ -16,8 +16,7 @@ from datetime import date, datetime
 from typing import Any
 from uuid import UUID
 
-from django.db import connection
-from django.db.models import Field, JSONField, Model
+from django.db.models import Model
 
 from annotate.models import (
     Assignment,
@@ -31,7 +30,7 @@ from annotate.models import (
 )
 from annotate.overlap import Opinion, Rules
 from models_registry.models import RegisteredModel
-from pairloop.lib.statements import Statement
+from pairloop.lib.statements import Columns, Statement
 
 #: Above every id of a labeler.
 HIGHEST = 2**31 - 1
@@ -268,23 +267,19 @@ def _ranges(labeler: int, start: int) -> list[tuple[int, int]]:
 
 # --- What is shown ---------------------------------------------------------------------------------------
 
-#: Which tables a shown assignment is read from, in the order of their columns. What nobody is shown of a
-#: completion, and takes time to read, stays unread: such a field would cost a query of its own.
-_UNSHOWN = {"prompt_ids", "completion_ids", "sampling"}
-_SHOWN: list[tuple[str, type[Model], list[Field[Any, Any]]]] = [
-    (alias, kind, [field for field in kind._meta.concrete_fields if field.name not in _UNSHOWN])  # noqa: SLF001
-    for alias, kind in (
-        ("lease", Assignment),
-        ("pair", Pair),
-        ("prompt", Prompt),
-        ("model", RegisteredModel),
-        ("first", Completion),
-        ("second", Completion),
-        ("policy", JudgingPolicy),
-        ("entry", QueueEntry),
-    )
-]
-_COLUMNS = ", ".join(f"{alias}.{field.column}" for alias, _, fields in _SHOWN for field in fields)
+#: Nobody is shown it, and it takes time to read.
+_UNSHOWN = ["prompt_ids", "completion_ids", "sampling"]
+#: Which tables a shown assignment is read from, in the order of their columns.
+_SHOWN = {
+    "lease": Columns("lease", Assignment),
+    "pair": Columns("pair", Pair),
+    "prompt": Columns("prompt", Prompt),
+    "model": Columns("model", RegisteredModel),
+    "first": Columns("first", Completion, unread=_UNSHOWN),
+    "second": Columns("second", Completion, unread=_UNSHOWN),
+    "policy": Columns("policy", JudgingPolicy),
+    "entry": Columns("entry", QueueEntry),
+}
 SHOWN = Statement(
     "judging_shown",
     f"""
@@ -295,7 +290,8 @@ SHOWN = Statement(
            EXISTS (
                SELECT FROM models_registry_membership
                WHERE model_id = prompt.model_id AND user_id = lease.labeler_id
-           ), {_COLUMNS}
+           ),
+           {", ".join(columns.sql for columns in _SHOWN.values())}
     FROM annotate_assignment lease
     JOIN annotate_pair pair ON pair.id = lease.pair_id
     JOIN annotate_prompt prompt ON prompt.id = pair.prompt_id
@@ -320,10 +316,9 @@ def shown(uuid: UUID) -> Assignment | None:
     if row is None:
         return None
     found, at = {}, 2
-    for alias, kind, fields in _SHOWN:
-        values = row[at : at + len(fields)]
-        at += len(fields)
-        found[alias] = _instance(kind, fields, values)
+    for name, columns in _SHOWN.items():
+        found[name] = columns.instance(row[at : at + len(columns)])
+        at += len(columns)
     lease, pair = found["lease"], found["pair"]
     lease.pair, pair.prompt, pair.first, pair.second = (
         pair, found["prompt"], found["first"], found["second"],
@@ -338,19 +333,6 @@ def shown(uuid: UUID) -> Assignment | None:
 
 def _one_to_one(kind: type[Model], name: str) -> Any:
     return kind._meta.get_field(name)  # noqa: SLF001
-
-
-def _instance(kind: type[Model], fields: list[Field[Any, Any]], values: Sequence[Any]) -> Any:
-    """Return a row as Django would; None for the side of a join that is not there."""
-    if values[0] is None:
-        return None
-    read = [
-        field.from_db_value(value, None, connection)  # type: ignore[arg-type]
-        if isinstance(field, JSONField)
-        else value
-        for field, value in zip(fields, values, strict=True)
-    ]
-    return kind.from_db("default", [field.attname for field in fields], read)
 
 
 # --- Holding on ----------------------------------------------------------------------------------------

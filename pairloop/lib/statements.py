@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from django.db import connection
 from django.db.backends.utils import CursorWrapper
+from django.db.models import Field, JSONField, Model
 
 _PARAMETER = re.compile(r"%\((\w+)\)s")
 #: Which statements a connection of psycopg's knows.
@@ -59,3 +60,39 @@ class Statement:
             connection.connection.execute(self._prepare)
             known.add(self._name)
         cursor.execute(self._execute, parameters)
+
+
+class Columns:
+    """A table's columns in a statement's list, and what they become.
+
+    `unread` names fields that are left out; Django reads such a one when somebody looks at it.
+    """
+
+    def __init__(self, alias: str, kind: type[Model], *, unread: Sequence[str] = ()) -> None:
+        """Take the table's alias in the statement."""
+        fields: list[Field[Any, Any]] = [
+            field
+            for field in kind._meta.concrete_fields  # noqa: SLF001
+            if field.name not in unread
+        ]
+        self._kind = kind
+        self._fields = fields
+        self._names = [field.attname for field in fields]
+        #: What to write behind SELECT.
+        self.sql = ", ".join(f"{alias}.{field.column}" for field in fields)
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._fields)
+
+    def instance(self, values: Sequence[Any]) -> Any:
+        """Return a row as Django would; None for the side of a join that is not there."""
+        if values[0] is None:
+            return None
+        read = [
+            field.from_db_value(value, None, connection)  # type: ignore[arg-type]
+            if isinstance(field, JSONField)
+            else value
+            for field, value in zip(self._fields, values, strict=True)
+        ]
+        return self._kind.from_db("default", self._names, read)
