@@ -89,7 +89,7 @@ PAYLOADS = [
 
 #: All that we write ourselves.
 CLASSES = {
-    *code.CLASSES, *formulas.CLASSES.values(), "", "tex", "formula", "task", "note", "as-written",
+    *code.CLASSES, *formulas.CLASSES.values(), "", "tex", "formula", "is-long", "task", "note", "as-written",
 }  # fmt: skip
 #: Where parsers of markdown, or ours for formulas, have been slow.
 BOMBS = [
