@@ -423,6 +423,14 @@ def leases_give_back(*, labeler: User, now: datetime, model: RegisteredModel | N
     return _leases_end(held.filter(pair__prompt__model=model) if model else held, now=now)
 
 
+@transaction.atomic
+def lease_release(*, assignment: Assignment, now: datetime) -> None:
+    """Give one leased pair back for somebody else to judge. One that was judged meanwhile stays so."""
+    _lock_labeler(assignment.labeler_id)
+    held = Assignment.objects.select_for_update(of=("self",))
+    _leases_end(held.filter(pk=assignment.pk), now=now)
+
+
 def _leases_end(leases: QuerySet[Assignment, Assignment], *, now: datetime) -> int:
     ended = list(leases.filter(closed_at=None).order_by("pair"))
     for assignment in ended:
