@@ -73,7 +73,7 @@ def _alpha_words(alpha: float) -> str:
     if alpha > 0.2:
         return "Labelers often differ. Part of that is taste; clearer guidelines take care of the rest."
     if alpha > 0:
-        return "Hardly more than chance. Read the pairs below before you trust single judgements."
+        return "A little more than chance. Read the pairs below before you trust single judgements."
     return "No better than chance. Read the pairs below, and the guidelines."
 
 
