@@ -10,7 +10,6 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
@@ -27,6 +26,7 @@ from annotate.models import (
     Pair,
     QueueEntry,
     Repeat,
+    Tally,
 )
 from models_registry.models import RegisteredModel
 from pairloop.lib.errors import Refused
@@ -35,6 +35,8 @@ from pairloop.lib.errors import Refused
 REPEAT_AFTER = 50
 #: Further ones that a repeat is chosen from.
 REPEAT_FROM = 100
+#: Judgements between two repeats, at least.
+REPEAT_APART = 5
 #: Gold pairs that are served; older ones rest.
 GOLD_SERVED = 500
 #: Tells such pairs from sampled ones.
@@ -126,16 +128,18 @@ def check_next(
     *,
     model: RegisteredModel,
     labeler: User,
-    tally: Any,
+    tally: Tally,
     policy: JudgingPolicy,
     now: datetime,
     chance: random.Random,
     until: datetime | None = None,
+    first_left: bool = True,
 ) -> Assignment | None:
     """Lease a labeler a check in the place of an ordinary pair; None, on most turns, says to serve one.
 
-    A coin decides before anything is read. Whoever calls has locked the labeler. The lease is on top of the
+    A coin decides before anything is read. Whoever calls has locked the labeler's tally. The lease is on top of the
     queue, which knows nothing of it, and lasts until a moment, by default as long as the policy says.
+    `first_left` is tossed like any pair's sides; a repeat has those of its original, swapped.
     """
     toss = chance.random()
     if toss >= policy.gold_share + policy.repeat_share:
@@ -143,10 +147,10 @@ def check_next(
     # A check that came when nothing waits would show itself.
     if not QueueEntry.objects.filter(model=model, wanted__gt=F("leased")).exists():
         return None
-    lease = _Lease(labeler, now, until or now + timedelta(minutes=policy.lease_minutes))
+    lease = _Lease(tally, labeler, now, until or now + timedelta(minutes=policy.lease_minutes))
     if toss < policy.gold_share:
-        return _gold_next(model, lease, chance)
-    if getattr(tally, "judged", REPEAT_AFTER) < REPEAT_AFTER:
+        return _gold_next(model, lease, chance, first_left=first_left)
+    if tally.judged < REPEAT_AFTER or tally.since_repeat < REPEAT_APART:
         return None
     return _repeat_next(model, lease, chance)
 
@@ -155,27 +159,36 @@ def check_next(
 class _Lease:
     """To whom, from when, until when."""
 
+    tally: Tally
     labeler: User
     now: datetime
     until: datetime
 
     def open(self, pair_id: int, *, first_is_left: bool) -> Assignment:
-        """Lease a pair on top of the queue, also one whose lease ended before it was judged."""
-        assignment, _ = Assignment.objects.update_or_create(
+        """Lease a pair on top of the queue, also one whose lease ended before it was judged; count its sides."""
+        assignment, is_new = Assignment.objects.update_or_create(
             pair_id=pair_id,
             labeler=self.labeler,
-            defaults={"expires_at": self.until, "closed_at": None, "is_on_top": True},
+            defaults={
+                "expires_at": self.until, "closed_at": None, "is_on_top": True, "set_aside_at": None,
+            },
             create_defaults={
                 "first_is_left": first_is_left,
                 "assigned_at": self.now,
                 "expires_at": self.until,
                 "is_on_top": True,
             },
+        )  # fmt: skip
+        lead = (1 if assignment.first_is_left else -1) if is_new else 0
+        Tally.objects.filter(pk=self.tally.pk).update(
+            turn=F("turn") + 1, sides_lead=F("sides_lead") + lead
         )
-        return queries.assignment_with_pair(assignment.uuid)
+        return assignment
 
 
-def _gold_next(model: RegisteredModel, lease: _Lease, chance: random.Random) -> Assignment | None:
+def _gold_next(
+    model: RegisteredModel, lease: _Lease, chance: random.Random, *, first_left: bool
+) -> Assignment | None:
     """Lease a gold pair that the labeler has not judged, and whose original they never had."""
     mine = Assignment.objects.filter(labeler=lease.labeler)
     stands = queries.judgements_standing().filter(assignment=OuterRef("pk"))
@@ -190,7 +203,7 @@ def _gold_next(model: RegisteredModel, lease: _Lease, chance: random.Random) -> 
     )
     if not ids:
         return None
-    return lease.open(chance.choice(sorted(ids)), first_is_left=chance.random() < 0.5)
+    return lease.open(chance.choice(sorted(ids)), first_is_left=first_left)
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +245,7 @@ def _repeat_next(model: RegisteredModel, lease: _Lease, chance: random.Random) -
     original = chance.choice(options).assignment
     pair = _copy(original.pair, Pair.Purpose.REPEAT)
     assignment = lease.open(pair.pk, first_is_left=not original.first_is_left)
+    Tally.objects.filter(pk=lease.tally.pk).update(since_repeat=0)
     Repeat.objects.create(assignment=assignment, model=model, original=original, made_at=lease.now)
     return assignment
 

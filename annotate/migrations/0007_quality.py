@@ -8,7 +8,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('annotate', '0006_comparisons'),
+        ('annotate', '0007_core'),
         ('models_registry', '0007_comparisons'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]

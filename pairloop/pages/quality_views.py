@@ -15,8 +15,7 @@ from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_safe
 
-from annotate import actions as judging
-from annotate import checks, flags, queries
+from annotate import checks, flags, judging, queries
 from annotate.models import Assignment, Flag, Gold, Pair
 from annotate.quality import LEAST_JUDGEMENTS
 from models_registry.lookup import model_for_staff

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import random
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from django.contrib.auth.models import User
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from annotate import actions, checks, queries, triples
+from annotate import checks, judging, queries, triples
 from annotate.api.serializers import AssignmentOut
 from annotate.models import (
     Assignment,
@@ -22,6 +21,7 @@ from annotate.models import (
     QueueEntry,
     Repeat,
     Split,
+    Tally,
     Verdict,
 )
 from models_registry.models import Outcome, RegisteredModel
@@ -83,21 +83,30 @@ def past(model: RegisteredModel, labeler: User, count: int, **said: Any) -> list
     ]
 
 
+def tally_of(model: RegisteredModel, labeler: User, *, judged: int = 1000) -> Tally:
+    tally, _ = Tally.objects.update_or_create(
+        model=model, labeler=labeler, defaults={"judged": judged, "since_repeat": 1000}
+    )
+    return tally
+
+
 def next_check(
     model: RegisteredModel,
     labeler: User,
     policy: JudgingPolicy,
     *,
-    judged: int = 1000,
+    tally: Tally | None = None,
     seed: int = 1,
+    first_left: bool = True,
 ) -> Assignment | None:
     return checks.check_next(
         model=model,
         labeler=labeler,
-        tally=SimpleNamespace(judged=judged),
+        tally=tally or tally_of(model, labeler),
         policy=policy,
         now=NOW,
         chance=random.Random(seed),
+        first_left=first_left,
     )
 
 
@@ -268,14 +277,25 @@ class TestServingGold:
             AssignmentOut(served, context={"guidelines_version": 1}).data
         )
 
-    def test_tosses_its_sides(self, model: RegisteredModel, admin: User, waiting: Pair) -> None:
+    @pytest.mark.parametrize("first_left", [True, False])
+    def test_has_the_sides_that_were_tossed_and_counts_them(
+        self,
+        model: RegisteredModel,
+        admin: User,
+        labeler: User,
+        waiting: Pair,
+        first_left: bool,
+    ) -> None:
         gold(model, admin)
-        served = [
-            next_check(model, factories.UserFactory.create(), ALWAYS_GOLD, seed=seed)
-            for seed in range(12)
-        ]
 
-        assert {one.first_is_left for one in served if one} == {True, False}
+        served = next_check(model, labeler, ALWAYS_GOLD, first_left=first_left)
+
+        assert served is not None
+        assert served.first_is_left is first_left
+        tally = Tally.objects.get()
+        assert tally.sides_lead == (1 if first_left else -1)
+        # Whoever waited for the lock has to look again.
+        assert tally.turn == 1
 
 
 def _shape(value: Any) -> Any:
@@ -361,12 +381,13 @@ class TestServingRepeats:
     def test_reads_as_much_of_a_long_past_as_of_a_short_one(
         self, model: RegisteredModel, labeler: User, waiting: Pair
     ) -> None:
+        tally = tally_of(model, labeler)
         past(model, labeler, 52)
         with CaptureQueriesContext(connection) as short:
-            next_check(model, labeler, ALWAYS_REPEAT)
+            assert next_check(model, labeler, ALWAYS_REPEAT, tally=tally)
         past(model, labeler, 200)
         with CaptureQueriesContext(connection) as long:
-            next_check(model, labeler, ALWAYS_REPEAT)
+            assert next_check(model, labeler, ALWAYS_REPEAT, tally=tally)
 
         assert len(long) == len(short)
         assert len(checks._past(labeler)) == checks.REPEAT_AFTER + checks.REPEAT_FROM
@@ -374,8 +395,10 @@ class TestServingRepeats:
 
 class TestTheCoin:
     def test_decides_before_anything_is_read(self, model: RegisteredModel, labeler: User) -> None:
+        tally, never = tally_of(model, labeler), JudgingPolicy(gold_share=0, repeat_share=0)
+
         with CaptureQueriesContext(connection) as captured:
-            assert next_check(model, labeler, JudgingPolicy(gold_share=0, repeat_share=0)) is None
+            assert next_check(model, labeler, never, tally=tally) is None
 
         assert len(captured) == 0
 
@@ -383,13 +406,14 @@ class TestTheCoin:
         self, model: RegisteredModel, labeler: User, waiting: Pair, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         served: list[str] = []
-        monkeypatch.setattr(checks, "_gold_next", lambda *_: served.append("gold"))
+        monkeypatch.setattr(checks, "_gold_next", lambda *_, **__: served.append("gold"))
         monkeypatch.setattr(checks, "_repeat_next", lambda *_: served.append("repeat"))
         chance, policy = random.Random(4), JudgingPolicy(gold_share=0.1, repeat_share=0.05)
+        tally = tally_of(model, labeler)
 
         for _ in range(2000):
             checks.check_next(
-                model=model, labeler=labeler, tally=SimpleNamespace(judged=99), policy=policy,
+                model=model, labeler=labeler, tally=tally, policy=policy,
                 now=NOW, chance=chance,
             )  # fmt: skip
 
@@ -401,11 +425,26 @@ class TestTheCoin:
     ) -> None:
         past(model, labeler, 51)
 
-        assert next_check(model, labeler, ALWAYS_REPEAT, judged=49) is None
+        tally = tally_of(model, labeler, judged=49)
+
+        assert next_check(model, labeler, ALWAYS_REPEAT, tally=tally) is None
+
+    def test_keeps_repeats_apart(
+        self, model: RegisteredModel, labeler: User, waiting: Pair
+    ) -> None:
+        past(model, labeler, 60)
+        assert next_check(model, labeler, ALWAYS_REPEAT) is not None
+        tally = Tally.objects.get()
+        assert tally.since_repeat == 0
+
+        for judged, is_served in ((4, False), (5, True)):
+            tally.since_repeat = judged
+            served = next_check(model, labeler, ALWAYS_REPEAT, tally=tally)
+            assert (served is not None) is is_served
 
 
 def judge(lease: Assignment, verdict: str = Verdict.RIGHT) -> None:
-    actions.judgement_record(assignment=lease, verdict=verdict, now=NOW)
+    judging.judgement_record(assignment=lease, verdict=verdict, now=NOW)
 
 
 class TestNothingIsLearnedFromChecks:
@@ -457,3 +496,94 @@ class TestNothingIsLearnedFromChecks:
 
     def test_they_touch_no_queue(self, model: RegisteredModel, checked: list[Pair]) -> None:
         assert QueueEntry.objects.count() == 1
+
+
+class TestTheTurn:
+    """Through the same door as every pair."""
+
+    def test_brings_gold_pairs_now_and_then(
+        self, model: RegisteredModel, admin: User, waiting: Pair
+    ) -> None:
+        made = gold(model, admin)
+        JudgingPolicy.objects.filter(model=model).update(gold_share=0.2, repeat_share=0)
+        QueueEntry.objects.update(wanted=100)
+
+        served = [
+            judging.pair_assign(model=model, labeler=one, now=NOW).pair.purpose
+            for one in factories.UserFactory.create_batch(60)
+        ]
+
+        assert set(served) == {"train", "gold"}
+        assert served.count("gold") == made.pair.assignments.count() < 40
+
+    def test_costs_six_statements_at_most_when_the_coin_says_no(
+        self, model: RegisteredModel, labeler: User, waiting: Pair
+    ) -> None:
+        JudgingPolicy.objects.filter(model=model).update(gold_share=0, repeat_share=0)
+        judging.pair_assign(model=model, labeler=labeler, now=NOW)
+        Assignment.objects.update(closed_at=NOW)
+        QueueEntry.objects.update(leased=0)
+
+        with CaptureQueriesContext(connection) as captured:
+            judging.pair_assign(model=model, labeler=labeler, now=NOW)
+
+        assert len(captured) <= 6
+
+    @pytest.fixture
+    def served(
+        self, model: RegisteredModel, admin: User, labeler: User, waiting: Pair
+    ) -> Assignment:
+        gold(model, admin)
+        found = next_check(model, labeler, ALWAYS_GOLD)
+        assert found is not None
+        return found
+
+    def test_counts_it_like_any_judgement(
+        self, model: RegisteredModel, labeler: User, served: Assignment
+    ) -> None:
+        """A progress that stood still would show it."""
+        tally_of(model, labeler, judged=7)
+
+        recorded = judging.judgement_record(assignment=served, verdict="left", now=NOW)
+
+        assert (recorded.is_new, recorded.today, recorded.in_all) == (True, 1, 8)
+
+    def test_takes_it_back_for_nobody_else(
+        self, model: RegisteredModel, labeler: User, served: Assignment
+    ) -> None:
+        judge(served)
+        judging.judgement_undo(assignment=served, now=NOW)
+
+        assert judging.pair_assign(model=model, labeler=labeler, now=NOW) == served
+        served.refresh_from_db()
+        assert (served.closed_at, served.is_on_top) == (None, True)
+        assert not QueueEntry.objects.filter(pair=served.pair).exists()
+
+    def test_holds_on_to_it_in_a_page_that_was_away(
+        self, model: RegisteredModel, labeler: User, served: Assignment
+    ) -> None:
+        later = NOW + timedelta(hours=2)
+        judging.leases_release(model=model, now=later)
+
+        held = judging.leases_keep(
+            model=model, labeler=labeler, shown=None, waiting=[served.pk], now=later
+        )
+
+        assert held == [served.pk]
+        served.refresh_from_db()
+        assert (served.closed_at, served.is_on_top) == (None, True)
+        judge(served)
+        judging.leases_keep(
+            model=model, labeler=labeler, shown=None, waiting=[served.pk], now=later
+        )
+        served.refresh_from_db()
+        assert served.closed_at is not None
+
+    def test_gives_it_back_to_nobody_when_staff_releases_it(
+        self, model: RegisteredModel, labeler: User, served: Assignment
+    ) -> None:
+        judging.lease_release(assignment=served, now=NOW)
+
+        served.refresh_from_db()
+        assert served.closed_at == NOW
+        assert not QueueEntry.objects.filter(pair=served.pair).exists()
