@@ -45,6 +45,7 @@ MODEL_PAGES = {
     "versions": "Versions",
     "compare": "Compare",
     "playground": "Play",
+    "quality": "Quality",
     "people": "People",
     "settings": "Settings",
 }

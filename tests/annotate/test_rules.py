@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from math import nan
+from typing import Any
 
 import pytest
 
@@ -97,6 +99,19 @@ def left_out_twice() -> None:
     factories.ComparisonDropFactory.create(comparison=drop.comparison, prompt=drop.prompt)
 
 
+def flag(**fields: Any) -> None:
+    if fields.get("resolved_by"):
+        fields["resolved_by"] = factories.UserFactory.create()
+    factories.FlagFactory.create(**fields)
+
+
+def flag_twice() -> None:
+    first = factories.FlagFactory.create()
+    flag(assignment=first.assignment)
+
+
+NOW = datetime(2026, 1, 5, 12, tzinfo=UTC)
+RESOLVED = {"resolved_at": NOW, "resolved_by": True, "resolution": "So."}
 #: Constraint -> a value just outside it, at either end.
 BOUNDS = {
     "policy_temperature_bounds": [{"temperature": 0}, {"temperature": 2.01}, {"temperature": nan}],
@@ -111,6 +126,12 @@ BOUNDS = {
     # Below a fifth, nothing could be proved about a version.
     "policy_holdout_share_bounds": [{"holdout_share": 0.19}, {"holdout_share": 0.81}],
     "policy_lease_bounds": [{"lease_minutes": 0}],
+    "policy_checks_bounds": [
+        {"gold_share": -0.01},
+        {"gold_share": 0.21},
+        {"repeat_share": -0.01},
+        {"repeat_share": 0.21},
+    ],
 }
 BREACHES: list[Breach] = [
     *(
@@ -179,6 +200,11 @@ BREACHES: list[Breach] = [
     ("imported_preference_target_bounds", lambda: preference(target=1.01)),
     ("imported_preference_target_bounds", lambda: preference(target=nan)),
     ("imported_preference_has_hash", lambda: preference(sha256="short")),
+    ("flag_open_once", flag_twice),
+    ("flag_ends_once", lambda: flag(**RESOLVED, taken_back_at=NOW)),
+    ("flag_resolved_by_somebody", lambda: flag(resolved_at=NOW, resolution="So.")),
+    ("flag_resolved_by_somebody", lambda: flag(**RESOLVED | {"resolution": ""})),
+    ("flag_resolved_by_somebody", lambda: flag(resolution="So.")),
     ("drop_once_per_reason", drop_twice),
     ("drop_reason_known", drop_for_no_reason),
     ("comparison_drop_once_per_prompt", left_out_twice),

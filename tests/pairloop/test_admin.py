@@ -14,6 +14,8 @@ from annotate.models import (
     Assignment,
     Completion,
     Drop,
+    Flag,
+    Gold,
     Import,
     ImportedPreference,
     Judgement,
@@ -21,6 +23,7 @@ from annotate.models import (
     Pair,
     Prompt,
     QueueEntry,
+    Repeat,
 )
 from models_registry.models import (
     Alias,
@@ -104,6 +107,9 @@ MAKERS = {
     QueueEntry: factories.QueueEntryFactory.create,
     Assignment: factories.AssignmentFactory.create,
     Judgement: factories.JudgementFactory.create,
+    Gold: factories.GoldFactory.create,
+    Repeat: factories.RepeatFactory.create,
+    Flag: factories.FlagFactory.create,
     RoundPolicy: factories.RoundPolicyFactory.create,
     Snapshot: factories.SnapshotFactory.create,
     SnapshotItem: factories.SnapshotItemFactory.create,
@@ -128,6 +134,9 @@ def _a_row_of_each(no_jobs: None) -> None:
     model = pair.prompt.model
     factories.MembershipFactory.create(model=model, user=judgement.assignment.labeler)
     factories.QueueEntryFactory.create(pair=pair)
+    factories.GoldFactory.create(model=model)
+    factories.RepeatFactory.create(original=judgement.assignment)
+    factories.FlagFactory.create(assignment=judgement.assignment)
     Drop.objects.create(version=pair.first.version, reason=Drop.Reason.EMPTY)
     factories.AliasMoveFactory.create(model=model)
     factories.ServingFactory.create(version=pair.first.version)
