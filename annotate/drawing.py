@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,10 +120,12 @@ def odds_of(*, model: RegisteredModel, policy: JudgingPolicy) -> Odds:
     )
 
 
-def _free(ids: Sequence[int | None]) -> set[int]:
+def _free(ids: Iterable[int | None]) -> set[int]:
     """Return those of some prompts that may be asked just now: nobody should judge the same one all day."""
     waits = QueueEntry.objects.filter(pair__prompt=OuterRef("pk"))
-    asked = Prompt.objects.filter(~Exists(waits), pk__in=ids, split=Split.TRAIN, refusal="")
+    asked = Prompt.objects.filter(
+        ~Exists(waits), pk__in=[pk for pk in ids if pk], split=Split.TRAIN, refusal=""
+    )
     return set(asked.values_list("pk", flat=True))
 
 
@@ -135,7 +137,8 @@ def _shares(weights: Mapping[Any, float]) -> dict[Any, float]:
 
 def _weak(weights: Mapping[int, float], *, wanted: int, chance: random.Random) -> list[Prompt]:
     """Draw prompts by weight, each once."""
-    left, taken = dict(weights), []
+    left = dict(weights)
+    taken: list[int] = []
     while left and len(taken) < wanted:
         (pk,) = chance.choices(list(left), list(left.values()))
         taken.append(pk)

@@ -243,7 +243,12 @@ def prompts_to_sample(
     Whoever brought in prompts of their own wants to see them, not what was there before. What another version
     was asked counts as not asked. The work does not grow with the number of prompts.
     """
-    which = {"model": model.pk, "split": split.value, "version": version.number, "limit": limit}
+    which: dict[str, int | str] = {
+        "model": model.pk,
+        "split": split.value,
+        "version": version.number,
+        "limit": limit,
+    }
     with connection.cursor() as cursor:
         cursor.execute(UNASKED, which)
         ids = [pk for (pk,) in cursor.fetchall()]
@@ -526,8 +531,8 @@ class PromptFilter:
 
 
 def prompts_matching(model: RegisteredModel, wanted: PromptFilter) -> QuerySet[Prompt, Prompt]:
-    """Select a model's prompts, the newest first."""
-    found = Prompt.objects.filter(model=model)
+    """Select a model's prompts with their authors, the newest first."""
+    found = Prompt.objects.filter(model=model).select_related("author")
     if wanted.text:
         found = found.filter(**{"messages__-1__content__icontains": wanted.text})
     if wanted.split:

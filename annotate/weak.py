@@ -187,11 +187,15 @@ def spots_of(findings: Iterable[Finding], *, newest: int) -> list[WeakSpot]:
     for pk, account in by_prompt.items():
         # One answered well by a newer version than the one that failed is no weak spot any more.
         if account.last_did_well <= account.last_failed:
-            weakness = account.weakness(usual=usual, strength=PROMPT_STRENGTH, least=PROMPT_FAILURES)
+            weakness = account.weakness(
+                usual=usual, strength=PROMPT_STRENGTH, least=PROMPT_FAILURES
+            )
             spots.append(_spot(account, weakness, prompt_id=pk))
     tags = [
         _spot(
-            account, account.weakness(usual=usual, strength=TAG_STRENGTH, least=TAG_FAILURES), tag=tag
+            account,
+            account.weakness(usual=usual, strength=TAG_STRENGTH, least=TAG_FAILURES),
+            tag=tag,
         )
         for tag, account in by_tag.items()
     ]
