@@ -74,7 +74,9 @@ def train_draw(
     """Draw prompts to train on, each once: a share of them from weak spots, the rest in turn."""
     odds = odds_of(model=model, policy=policy)
     wanted = sum(chance.random() < odds.weak for _ in range(limit))
-    weak = _weak(odds.weights, wanted=wanted, chance=chance)
+    ids = picked(odds.weights, wanted=wanted, chance=chance)
+    found = Prompt.objects.in_bulk(ids)
+    weak = [found[pk] for pk in ids]
     turn = queries.prompts_to_sample(model=model, version=version, split=Split.TRAIN, limit=limit)
     # What a weak draw has taken already leaves its place to the next one.
     uniform = [prompt for prompt in turn if prompt not in weak][: limit - len(weak)]
@@ -135,13 +137,12 @@ def _shares(weights: Mapping[Any, float]) -> dict[Any, float]:
     return {key: weight / total for key, weight in weights.items()}
 
 
-def _weak(weights: Mapping[int, float], *, wanted: int, chance: random.Random) -> list[Prompt]:
-    """Draw prompts by weight, each once."""
+def picked(weights: Mapping[int, float], *, wanted: int, chance: random.Random) -> list[int]:
+    """Draw ids by weight, each once; fewer when there are no more."""
     left = dict(weights)
     taken: list[int] = []
     while left and len(taken) < wanted:
         (pk,) = chance.choices(list(left), list(left.values()))
         taken.append(pk)
         del left[pk]
-    found = Prompt.objects.in_bulk(taken)
-    return [found[pk] for pk in taken]
+    return taken
