@@ -63,10 +63,10 @@ def _top_up(model: RegisteredModel, engine: Engine) -> None:
 @app.task(queue="default", queueing_lock="leases-release")
 def leases_release(timestamp: int | None = None) -> None:
     """Give the pairs of expired leases back, and those that were kept for one labeler, every minute."""
-    from annotate import actions, weak
+    from annotate import judging, weak
 
     for model in registry.models_ready():
-        actions.leases_release(model=model, now=timezone.now())
+        judging.leases_release(model=model, now=timezone.now())
     weak.reservations_end(now=timezone.now())
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from django.contrib.auth.models import User
 from django.db import transaction
-from django.db.models import Exists, Max, Min, OuterRef, QuerySet
+from django.db.models import Exists, F, Max, Min, OuterRef, Q, QuerySet
 from django.utils import timezone
 
 from annotate import prompts, queries, tasks
@@ -383,7 +383,7 @@ def _unanswered(model: RegisteredModel) -> QuerySet[Prompt, Prompt]:
 def attacks_waiting(*, model: RegisteredModel, author: User, now: datetime) -> int:
     """Return how many prompts of a labeler wait for their answers, or for their author to judge them."""
     kept = (
-        QueueEntry.objects.filter(model=model, reserved_for=author)
+        QueueEntry.objects.filter(model=model, reserved_for=author, opinions=0)
         .values("pair__prompt")
         .distinct()
     )
@@ -410,8 +410,7 @@ def attack_seconds(model: RegisteredModel) -> int:
 
 
 def reservations_end(*, now: datetime) -> int:
-    """Let everybody judge the answers that a labeler asked for and left for an hour; return how many pairs."""
-    left = QueueEntry.objects.filter(
-        reserved_for__isnull=False, pair__created_at__lte=now - HOUR, leased=0
-    )
-    return left.update(reserved_for=None)
+    """Let everybody judge what a labeler wrote and has judged, or left for an hour; return how many pairs."""
+    done = Q(opinions__gt=0) | Q(pair__created_at__lte=now - HOUR)
+    kept = QueueEntry.objects.filter(reserved_for__isnull=False, wanted__gt=F("leased"))
+    return kept.filter(done).update(reserved_for=None)

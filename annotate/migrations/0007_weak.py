@@ -36,7 +36,7 @@ INSERT INTO annotate_samplingstate (
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('annotate', '0006_comparisons'),
+        ('annotate', '0007_core'),
         ('models_registry', '0007_comparisons'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
@@ -102,11 +102,6 @@ class Migration(migrations.Migration):
             model_name='prompt',
             name='place',
             field=models.FloatField(db_default=django.db.models.expressions.CombinedExpression(django.db.models.functions.math.Floor(django.db.models.expressions.CombinedExpression(django.db.models.functions.datetime.Extract(django.db.models.functions.datetime.Now(), 'epoch'), '/', models.Value(60.0))), '+', django.db.models.functions.math.Random())),
-        ),
-        migrations.AddField(
-            model_name='queueentry',
-            name='reserved_for',
-            field=models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL),
         ),
         migrations.AddIndex(
             model_name='prompt',

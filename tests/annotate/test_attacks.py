@@ -9,7 +9,7 @@ from django.db import connection
 from django.test import Client
 from django.utils import timezone
 
-from annotate import actions, prompts, queries, tasks, weak
+from annotate import actions, judging, prompts, queries, tasks, weak
 from annotate.models import JudgingPolicy, Pair, Prompt, QueueEntry, Split
 from models_registry.engine.fake import FakeEngine
 from models_registry.models import ModelVersion, RegisteredModel
@@ -49,7 +49,7 @@ def top_up(model: RegisteredModel, *answers: list[str]) -> FakeEngine:
 
 def assign(model: RegisteredModel, labeler: User) -> Pair:
     now = timezone.now()
-    return actions.pair_assign(model=model, labeler=labeler, now=now).pair
+    return judging.pair_assign(model=model, labeler=labeler, now=now).pair
 
 
 def texts(*, held_out: bool) -> str:
@@ -111,8 +111,8 @@ class TestAttackPromptAdd:
         top_up(model)
         with pytest.raises(weak.TooManyAttacks):
             write(model, labeler, "Why not?")
-        lease = actions.pair_assign(model=model, labeler=labeler, now=timezone.now())
-        actions.judgement_record(assignment=lease, verdict="both_bad", now=timezone.now())
+        lease = judging.pair_assign(model=model, labeler=labeler, now=timezone.now())
+        judging.judgement_record(assignment=lease, verdict="both_bad", now=timezone.now())
 
         assert write(model, labeler, "Why not?").author == labeler
         # Others are not held up.
@@ -210,6 +210,19 @@ class TestReservation:
         assert QueueEntry.objects.get(pk=entry.pk).reserved_for is None
         other = factories.MembershipFactory.create(model=model).user
         assert assign(model, other).pk == entry.pk
+
+    def test_ends_when_the_author_has_judged(self, model: RegisteredModel, labeler: User) -> None:
+        """Somebody else gives the further opinion that the policy wants."""
+        JudgingPolicy.objects.filter(model=model).update(overlap=2)
+        write(model, labeler)
+        top_up(model)
+        lease = judging.pair_assign(model=model, labeler=labeler, now=timezone.now())
+        judging.judgement_record(assignment=lease, verdict="left_much", now=timezone.now())
+        assert weak.attacks_waiting(model=model, author=labeler, now=timezone.now()) == 0
+
+        tasks.leases_release()
+
+        assert QueueEntry.objects.get(pk=lease.pair_id).reserved_for is None
 
 
 class TestPage:

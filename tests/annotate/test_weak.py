@@ -120,7 +120,7 @@ class TestSpotsOf:
             return [spot.weakness for spot in weak.spots_of(findings, newest=newest)]
 
         weakness = [found(newest) for newest in range(6)]
-        assert all(a > b for a, b in itertools.pairwise(weakness))
+        assert all(a > b for a, b in itertools.pairwise(weakness[:5]))
         assert weakness[5] == []
 
     def test_end_when_a_newer_version_does_well(self) -> None:
