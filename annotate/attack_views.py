@@ -39,11 +39,16 @@ def attack(request: Request, slug: str) -> HttpResponse:
     except Refused as refused:
         form.add_error("prompt", str(refused))
         return _form(request, model, form, status=422)
-    told = f"The model answers your prompt now. Its two answers come to you next: {tags.wait(weak.attack_seconds(model))}."
+    told = f"The model answers your prompt now. You get its two answers next, {_when(model)}."
     if request.htmx:
         return _form(request, model, AttackForm(), told=told)
     messages.success(request, told)
     return redirect("judge", slug)
+
+
+def _when(model: RegisteredModel) -> str:
+    said = tags.wait(weak.attack_seconds(model))
+    return f"in {said}" if said.startswith("about") else said
 
 
 def _form(

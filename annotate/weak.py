@@ -33,9 +33,8 @@ from models_registry.models import Alias, ModelVersion, RegisteredModel
 from pairloop.lib import jobs
 from pairloop.lib.errors import Refused
 
-#: The newest judgements of a model that say where it does badly, among the newest of all models.
+#: The newest judgements, of all models, that say where they do badly.
 MOST_JUDGEMENTS = 5000
-WINDOW = 100_000
 #: What is left of a judgement's weight with each version that came after the one it is about.
 FADE = 0.5
 #: The share of failures that is taken for usual before there are judgements, and how many it counts as.
@@ -126,14 +125,21 @@ class Account:
 
 
 def spots_refresh(*, now: datetime) -> None:
-    """Compute anew where each model does badly, if there is anything new to know."""
+    """Compute anew where each model does badly, if there is anything new to know.
+
+    A model of which nothing is among the newest judgements keeps the spots that it has.
+    """
+    newest = Judgement.objects.aggregate(last=Max("pk"))["last"] or 0
+    stale = []
     for model in registry.models_ready():
         _prompts_count(model)
-        newest = Judgement.objects.aggregate(last=Max("pk"))["last"] or 0
-        sampler = registry.version_of_alias(model=model, name=Alias.SAMPLER).number
         state = queries.sampling_state(model)
+        sampler = registry.version_of_alias(model=model, name=Alias.SAMPLER).number
         if state.spots_at is None or (state.judged_until, state.spots_of) != (newest, sampler):
-            _spots_store(model, until=newest, sampler=sampler, now=now)
+            stale.append((model, sampler))
+    judged = _judged(until=newest) if stale else {}
+    for model, sampler in stale:
+        _spots_store(model, judged.get(model.pk), until=newest, sampler=sampler, now=now)
 
 
 def _prompts_count(model: RegisteredModel) -> None:
@@ -154,16 +160,23 @@ def _prompts_count(model: RegisteredModel) -> None:
 
 
 @transaction.atomic
-def _spots_store(model: RegisteredModel, *, until: int, sampler: int, now: datetime) -> None:
+def _spots_store(
+    model: RegisteredModel,
+    judged: list[Finding] | None,
+    *,
+    until: int,
+    sampler: int,
+    now: datetime,
+) -> None:
     state = SamplingState.objects.select_for_update().get(model=model)
-    findings = [*_judged(model, until=until), *_disagreed(state)]
-    spots = spots_of(findings, newest=sampler)
-    for spot in spots:
-        spot.model = model
-        if spot.tag:
-            spot.prompt_ids, spot.prompt_count = _ready(model, spot.tag, random.SystemRandom())
-    WeakSpot.objects.filter(model=model).delete()
-    WeakSpot.objects.bulk_create(spots)
+    if judged is not None or state.spots_at is None:
+        spots = spots_of([*(judged or ()), *_disagreed(state)], newest=sampler)
+        for spot in spots:
+            spot.model = model
+            if spot.tag:
+                spot.prompt_ids, spot.prompt_count = _ready(model, spot.tag, random.SystemRandom())
+        WeakSpot.objects.filter(model=model).delete()
+        WeakSpot.objects.bulk_create(spots)
     state.judged_until, state.spots_of, state.spots_at = until, sampler, now
     state.save(update_fields=["judged_until", "spots_of", "spots_at"])
 
@@ -218,40 +231,64 @@ def _worst(spots: list[WeakSpot], most: int) -> list[WeakSpot]:
     return sorted(weak, key=lambda spot: -spot.weakness)[:most]
 
 
-def _judged(model: RegisteredModel, *, until: int) -> Iterable[Finding]:
-    """Yield what the newest judgements say, the newest first. Gold pairs and repeats measure labelers."""
+def _judged(*, until: int) -> dict[int, list[Finding]]:
+    """Return what the newest judgements say by model, the newest first. Gold pairs and repeats measure labelers.
+
+    Walks back over a fixed stretch of ids and sorts out in here what was revised or taken back, so that it
+    costs the same however many judgements there are.
+    """
     pair = "assignment__pair__"
     rows = (
-        queries.judgements_standing()
-        .filter(
-            **{f"{pair}prompt__model": model, f"{pair}purpose__in": ["train", "eval", "compare"]},
-            pk__gt=until - WINDOW,
+        Judgement.objects.filter(
+            pk__gt=until - MOST_JUDGEMENTS,
+            pk__lte=until,
+            assignment__pair__purpose__in=["train", "eval", "compare"],
         )
-        .exclude(verdict=Verdict.CANNOT_JUDGE)
         .order_by("-pk")
         .values_list(
-            f"{pair}id", f"{pair}prompt", f"{pair}prompt__split", f"{pair}prompt__tags", "verdict",
-            "winner__version__number", f"{pair}first__version__number", f"{pair}second__version__number",
-        )[:MOST_JUDGEMENTS]
-    )  # fmt: skip
-    for pair_id, prompt_id, split, tags, verdict, winner, first, second in rows:
-        # What came with a file, no version of the model wrote.
-        if first is None or second is None:
-            continue
-        # Of a comparison's two versions, the newer one is the model now.
-        version = max(first, second)
-        failure = ""
-        if verdict == Verdict.BOTH_BAD:
-            failure = "both_bad"
-        elif winner is not None and winner != version:
-            failure = "lost"
-        yield Finding(
-            pair_id=pair_id,
-            version=version,
-            prompt_id=prompt_id if split == Split.TRAIN else None,
-            tags=tags,
-            failure=failure,
+            "assignment", "verdict", "winner__version__number", f"{pair}first__version__number",
+            f"{pair}second__version__number", f"{pair}prompt__model", f"{pair}id", f"{pair}prompt",
+            f"{pair}prompt__split", f"{pair}prompt__tags",
         )
+    )  # fmt: skip
+    found: dict[int, list[Finding]] = {}
+    known: set[Any] = set()
+    for assignment, verdict, winner, first, second, model, *where in rows:
+        said = found.setdefault(model, [])
+        # What came with a file, no version of the model wrote.
+        if assignment in known or first is None or second is None:
+            continue
+        known.add(assignment)
+        if verdict not in ("", Verdict.CANNOT_JUDGE):
+            # Of a comparison's two versions, the newer one is the model now.
+            said.append(
+                _finding(*where, verdict=verdict, winner=winner, version=max(first, second))
+            )
+    return found
+
+
+def _finding(
+    pair_id: int,
+    prompt_id: int,
+    split: str,
+    tags: list[str],
+    *,
+    verdict: str,
+    winner: int | None,
+    version: int,
+) -> Finding:
+    failure = ""
+    if verdict == Verdict.BOTH_BAD:
+        failure = "both_bad"
+    elif winner is not None and winner != version:
+        failure = "lost"
+    return Finding(
+        pair_id=pair_id,
+        version=version,
+        prompt_id=prompt_id if split == Split.TRAIN else None,
+        tags=tags,
+        failure=failure,
+    )
 
 
 def _disagreed(state: SamplingState) -> Iterable[Finding]:

@@ -234,7 +234,7 @@ class TestPage:
         )
 
         assert response.redirect_chain == [(f"/models/{model.slug}/judge/", 302)]
-        assert "come to you next: about half a minute" in response.text
+        assert "You get its two answers next, in about half a minute." in response.text
         assert Prompt.objects.get().author == labeler
 
     def test_answers_htmx_with_the_fold(self, caller: Client, model: RegisteredModel) -> None:
@@ -245,7 +245,7 @@ class TestPage:
         )
 
         assert response.text.lstrip().startswith("<details")
-        assert "come to you next" in response.text
+        assert "You get its two answers next" in response.text
         assert ">Why?</textarea>" not in response.text
 
     @pytest.mark.parametrize("headers", [{}, {"HX-Request": "true"}])
