@@ -164,7 +164,9 @@ def pairs_missing(*, version: ModelVersion, target: int) -> int:
         pair__first__version=version,
         pair__comparison=None,
     )
-    return target - len(waiting.values_list("pk", flat=True)[:target])
+    # In the order of the index, or a plan for many rows would walk over those of other versions.
+    in_order = waiting.order_by("-priority", "pk").values_list("pk", flat=True)
+    return target - len(in_order[:target])
 
 
 def top_up_can_wait(model: RegisteredModel) -> bool:

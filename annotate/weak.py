@@ -47,8 +47,8 @@ TAG_STRENGTH, TAG_FAILURES = 10, 3
 LEAST = 0.05
 #: Failed pairs that a spot names; prompts that a tag keeps ready to be drawn, and ids tried to find them.
 MOST_PAIRS = 5
-READY = 50
-TRIED = 5000
+READY = 30
+TRIED = 2000
 
 #: A labeler's prompts that may wait at once, and that may be written within an hour.
 MOST_WAITING = 3

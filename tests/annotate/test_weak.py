@@ -4,6 +4,7 @@ import itertools
 import random
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
 
 import pytest
 from django.db import IntegrityError, connection, transaction
@@ -502,3 +503,30 @@ def test_rested_pairs_do_not_count_as_waiting_of_another_version(db: None) -> No
     assert queries.pairs_missing(version=version, target=5) == 4
     assert queries.pairs_missing(version=other, target=5) == 4
     assert queries.pairs_missing(version=other, target=1) == 0
+
+
+class TestMigration:
+    def test_goes_on_where_the_sampling_of_a_database_in_use_is(self, db: None) -> None:
+        version = sampler()
+        asked, fresh, held_out = prompts(version, 3)
+        Prompt.objects.filter(pk=held_out.pk).update(split=Split.HOLDOUT)
+        held_out.refresh_from_db()
+        Prompt.objects.filter(pk=fresh.pk).update(created_at=NOW)
+        for _ in range(3):
+            factories.PairFactory.create(prompt=asked)
+        factories.PairFactory.create(prompt=held_out)
+        greedy = factories.CompletionFactory.create(prompt=fresh)
+        greedy.sampling |= {"use": "evaluation"}
+        greedy.save()
+        migration = import_module("annotate.migrations.0007_weak")
+
+        with connection.cursor() as cursor:
+            cursor.execute(migration.REMEMBER)
+
+        state = SamplingState.objects.get(model=version.model)
+        assert (state.train_pairs, state.eval_pairs) == (3, 1)
+        found = Prompt.objects.in_bulk()
+        # Each completion of a factory has a seed of its own.
+        assert (found[asked.pk].asked_by, found[asked.pk].asked) == (0, 6)
+        assert (found[fresh.pk].asked_by, found[fresh.pk].asked) == (-1, 0)
+        assert int(found[fresh.pk].place) == NOW.timestamp() // 60
