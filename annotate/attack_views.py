@@ -18,6 +18,9 @@ from pairloop.lib import tags
 from pairloop.lib.errors import Refused
 from pairloop.lib.http import Request
 
+#: Of a labeler's own prompts, the newest.
+SHOWN = 10
+
 
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -61,6 +64,10 @@ def _form(
 ) -> HttpResponse:
     template = "annotate/attack.html" if request.htmx else "annotate/attack_page.html"
     context = {"model": model, "attack": form, "told": told}
+    if not request.htmx:
+        context["written"] = weak.attacks_of(
+            model=model, author=request.user, limit=SHOWN, now=timezone.now()
+        )
     response = render(request, template, context, status=status)
     patch_vary_headers(response, ["HX-Request"])
     return response

@@ -434,6 +434,42 @@ def attacks_to_sample(model: RegisteredModel, *, limit: int) -> list[Drawn]:
     return [Drawn(prompt, Pair.ATTACK) for prompt in found.order_by("created_at", "pk")[:limit]]
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A prompt that a labeler wrote, and what became of it."""
+
+    question: str
+    state: str
+
+
+def attacks_of(*, model: RegisteredModel, author: User, limit: int, now: datetime) -> list[Written]:
+    """Return the newest prompts that a labeler wrote. One query."""
+    of_prompt = QueueEntry.objects.filter(pair__prompt=OuterRef("pk"), reserved_for=author)
+    said = queries.judgements_standing().filter(
+        assignment__pair__prompt=OuterRef("pk"), assignment__labeler=author
+    )
+    rows = Prompt.objects.filter(model=model, author=author).annotate(
+        has_pair=Exists(Pair.objects.filter(prompt=OuterRef("pk"))),
+        is_kept=Exists(of_prompt),
+        is_judged=Exists(said),
+    )
+    return [Written(row.question, _became(row, now)) for row in rows.order_by("-pk")[:limit]]
+
+
+def _became(row: Any, now: datetime) -> str:
+    if row.is_judged:
+        return "judged"
+    if row.is_kept:
+        return "waits for you"
+    if row.has_pair:
+        return "waits for anybody"
+    if row.refusal:
+        return "the model cannot take it; it may be too long"
+    if row.asked >= MOST_TRIES or row.created_at <= now - HOUR:
+        return "no two answers to compare yet; its turn comes again"
+    return "being answered"
+
+
 def attack_seconds(model: RegisteredModel) -> int:
     """Return how many seconds it takes from a labeler's prompt to its pair, by the last ones."""
     rows = (

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import re
 from datetime import timedelta
 
 import pytest
@@ -247,6 +248,27 @@ class TestPage:
         assert response.text.lstrip().startswith("<details")
         assert "You get its two answers next" in response.text
         assert ">Why?</textarea>" not in response.text
+
+    def test_tells_what_became_of_ones_own(
+        self, caller: Client, model: RegisteredModel, labeler: User
+    ) -> None:
+        def states() -> list[str]:
+            page = caller.get(f"/models/{model.slug}/judge/prompts/").text
+            return re.findall(r'<span class="hint">(.+?)</span>', page)
+
+        assert states() == []
+        prompt = write(model, labeler, "<b>Why?</b>")
+        write(model, factories.MembershipFactory.create(model=model).user, "Not yours.")
+        assert states() == ["being answered"]
+        Prompt.objects.filter(pk=prompt.pk).update(asked=3)
+        assert states() == ["no two answers to compare yet; its turn comes again"]
+        Prompt.objects.filter(pk=prompt.pk).update(asked=0)
+        top_up(model)
+        assert states() == ["waits for you"]
+        lease = judging.pair_assign(model=model, labeler=labeler, now=timezone.now())
+        judging.judgement_record(assignment=lease, verdict="tie", now=timezone.now())
+        assert states() == ["judged"]
+        assert "<b>Why?</b>" not in caller.get(f"/models/{model.slug}/judge/prompts/").text
 
     @pytest.mark.parametrize("headers", [{}, {"HX-Request": "true"}])
     def test_says_in_a_sentence_what_is_wrong_and_keeps_the_text(
