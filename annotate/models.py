@@ -258,9 +258,9 @@ class Pair(models.Model):
     )
     #: Why this prompt was chosen: UNIFORM, WEAK or ATTACK; IMPORTED when it came with a file.
     arm = models.CharField(max_length=20, default=UNIFORM)
-    #: The probability with which one draw takes this prompt, over both arms, when it was drawn. Times the
-    #: number of prompts its inverse makes judgements of a draw count as if all prompts were drawn alike.
-    #: Empty for what was not drawn.
+    #: The probability with which one draw takes this prompt, over both arms, when it was drawn; going through
+    #: all of n prompts in turn counts as 1/n each. Weighted by 1/(n · drawn_with), judgements count as if all
+    #: prompts were drawn alike. Empty for what was not drawn.
     drawn_with = models.FloatField(null=True, blank=True)
     priority = models.IntegerField(default=0)
     created_at = models.DateTimeField(auto_now_add=True)
