@@ -330,12 +330,14 @@ def shown(uuid: UUID) -> Assignment | None:
     )  # fmt: skip
     pair.prompt.model = found["model"]
     # Known to be absent is known, too: else whoever looks asks the database.
-    RegisteredModel._meta.get_field("judging_policy").set_cached_value(
-        found["model"], found["policy"]
-    )  # noqa: SLF001
-    Pair._meta.get_field("queue_entry").set_cached_value(pair, found["entry"])  # noqa: SLF001
+    _one_to_one(RegisteredModel, "judging_policy").set_cached_value(found["model"], found["policy"])
+    _one_to_one(Pair, "queue_entry").set_cached_value(pair, found["entry"])
     lease.verdicts_last, lease.is_of_member = row[:2]
     return lease  # type: ignore[no-any-return]
+
+
+def _one_to_one(kind: type[Model], name: str) -> Any:
+    return kind._meta.get_field(name)  # noqa: SLF001
 
 
 def _instance(kind: type[Model], fields: list[Field[Any, Any]], values: Sequence[Any]) -> Any:
