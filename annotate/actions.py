@@ -13,9 +13,11 @@ from typing import Any
 
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import F
+from django.db.models import Case, F, When
+from django.db.models.functions import Floor, Random
 
-from annotate import prompts, queries, screening
+from annotate import drawing, prompts, queries, screening, weak
+from annotate.drawing import Drawn
 from annotate.models import (
     Completion,
     Drop,
@@ -23,6 +25,7 @@ from annotate.models import (
     Pair,
     Prompt,
     QueueEntry,
+    SamplingState,
     Split,
 )
 from models_registry import queries as registry
@@ -34,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 #: Batches of one top-up; what is still missing then is left to the next one, seconds later.
 MOST_BATCHES = 8
+#: Sampled pairs of which the newest ones' shares are kept.
+REMEMBERED = 200
 #: A prompt that no engine has a reason to refuse.
 HARMLESS = [{"role": "user", "content": "Say hello."}]
 
@@ -83,7 +88,8 @@ def prompts_import(
         new.append(
             Prompt(model=model, messages=line.messages, sha256=sha256, split=split, tags=line.tags)
         )
-    Prompt.objects.bulk_create(new, batch_size=1000)
+    # A labeler may write the same one at this moment.
+    Prompt.objects.bulk_create(new, batch_size=1000, ignore_conflicts=True)
     report.created = len(new)
     return report
 
@@ -158,14 +164,14 @@ def pairs_top_up(*, model: RegisteredModel, engine: Engine, chance: random.Rando
     done = TopUp()
     started = time.monotonic()
     for _ in range(MOST_BATCHES):
-        batch = _next_batch(model=model, version=version, policy=policy)
+        batch = _next_batch(model=model, version=version, policy=policy, chance=chance)
         if not batch:
             break
-        for prompt, sampling, sampled in _sample(
+        for drawn, sampling, sampled in _sample(
             engine=engine, version=version, policy=policy, batch=batch, chance=chance
         ):
             stored = sampled_store(
-                prompt=prompt, version=version, policy=policy, sampling=sampling, sampled=sampled, chance=chance
+                drawn=drawn, version=version, policy=policy, sampling=sampling, sampled=sampled, chance=chance
             )  # fmt: skip
             done.pairs += stored.pairs
             done.tokens += stored.tokens
@@ -175,16 +181,19 @@ def pairs_top_up(*, model: RegisteredModel, engine: Engine, chance: random.Rando
 
 
 def _next_batch(
-    *, model: RegisteredModel, version: ModelVersion, policy: JudgingPolicy
-) -> list[Prompt]:
+    *, model: RegisteredModel, version: ModelVersion, policy: JudgingPolicy, chance: random.Random
+) -> list[Drawn]:
     """Choose the prompts to sample next: none when enough pairs wait, only one at the very beginning.
 
-    Asked anew for each batch: a round that started meanwhile gets the machine at once.
+    Asked anew for each batch: a round that started meanwhile gets the machine at once. Only somebody who
+    wrote a prompt waits for its answers, so these come whatever else there is.
     """
+    if attacks := weak.attacks_to_sample(model, limit=settings.ENGINE_REQUESTS):
+        return attacks
     if queries.top_up_can_wait(model):
         return []
     # Pairs of older versions may still wait, but the newest one's weak spots are what people should see.
-    missing = policy.queue_target - queries.queue_length(model, version=version)
+    missing = queries.pairs_missing(version=version, target=policy.queue_target)
     if missing <= 0:
         return []
     requests = -(-missing // policy.pairs_per_prompt)
@@ -192,12 +201,13 @@ def _next_batch(
     # Nobody should wait for a whole batch to see that the thing works.
     if not Completion.objects.filter(version=version).exists():
         limit = 1
-    split = Split.HOLDOUT if queries.eval_pairs_are_due(model=model, policy=policy) else Split.TRAIN
-    if split == Split.HOLDOUT:
+    if queries.eval_pairs_are_due(model=model, policy=policy):
         limit = 1
-    return queries.prompts_to_sample(
-        model=model, version=version, split=split, limit=limit
-    ) or queries.prompts_to_sample(model=model, version=version, split=Split.TRAIN, limit=limit)
+        if held_out := drawing.holdout_draw(model=model, version=version):
+            return held_out
+    return drawing.train_draw(
+        model=model, version=version, policy=policy, limit=limit, chance=chance
+    )
 
 
 def _sample(
@@ -205,13 +215,13 @@ def _sample(
     engine: Engine,
     version: ModelVersion,
     policy: JudgingPolicy,
-    batch: Sequence[Prompt],
+    batch: Sequence[Drawn],
     chance: random.Random,
-) -> Iterator[tuple[Prompt, Sampling, Sampled]]:
+) -> Iterator[tuple[Drawn, Sampling, Sampled]]:
     """Ask the engine for all prompts of a batch at once; yield the answers as they arrive."""
     with ThreadPoolExecutor(max_workers=len(batch)) as pool:
         asked = {}
-        for prompt in batch:
+        for drawn in batch:
             sampling = Sampling(
                 temperature=policy.temperature,
                 top_p=policy.top_p,
@@ -222,22 +232,22 @@ def _sample(
             future = pool.submit(
                 engine.sample,
                 model=version.served_name,
-                messages=prompt.messages,
+                messages=drawn.prompt.messages,
                 sampling=sampling,
             )
-            asked[future] = prompt, sampling
+            asked[future] = drawn, sampling
         failure: EngineError | None = None
         for future in as_completed(asked):
-            prompt, sampling = asked[future]
+            drawn, sampling = asked[future]
             try:
                 sampled = answer_of(
-                    future, prompt=prompt, version=version, engine=engine, sampling=sampling
+                    future, prompt=drawn.prompt, version=version, engine=engine, sampling=sampling
                 )
             except EngineError as error:
                 failure = failure or error
             else:
                 if sampled:
-                    yield prompt, sampling, sampled
+                    yield drawn, sampling, sampled
         # Only now: the other answers of the batch were worth keeping.
         if failure:
             raise failure
@@ -268,7 +278,7 @@ def answer_of(
 @transaction.atomic
 def sampled_store(
     *,
-    prompt: Prompt,
+    drawn: Drawn,
     version: ModelVersion,
     policy: JudgingPolicy,
     sampling: Sampling,
@@ -276,12 +286,17 @@ def sampled_store(
     chance: random.Random,
 ) -> TopUp:
     """Store one prompt's completions, queue the pairs worth judging and count what was left out."""
+    prompt = drawn.prompt
     purpose = Pair.Purpose.TRAIN if prompt.split == Split.TRAIN else Pair.Purpose.EVAL
-    most = policy.pairs_per_prompt if purpose == Pair.Purpose.TRAIN else 1
+    is_one = purpose == Pair.Purpose.EVAL or drawn.arm == Pair.ATTACK
+    most = 1 if is_one else policy.pairs_per_prompt
     screened = screening.screen(sampled.completions, most=most, chance=chance)
-    drawn = queries.sampling_kept(sampling)
     completions = _completions(
-        prompt=prompt, version=version, drawn=drawn, seed=sampling.seed, sampled=sampled
+        prompt=prompt,
+        version=version,
+        drawn=queries.sampling_kept(sampling),
+        seed=sampling.seed,
+        sampled=sampled,
     )
     ids = [sorted((completions[one].pk, completions[other].pk)) for one, other in screened.pairs]
     pairs = Pair.objects.bulk_create(
@@ -291,6 +306,8 @@ def sampled_store(
             first_id=first,
             second_id=second,
             purpose=purpose,
+            arm=drawn.arm,
+            drawn_with=drawn.probability,
             # The newest version first; of one version, first every prompt's first pair: two of one prompt
             # in a row tire, and colour each other.
             priority=version.number * queries.MOST_PAIRS - rank,
@@ -303,14 +320,31 @@ def sampled_store(
             model_id=prompt.model_id,
             priority=pair.priority,
             wanted=policy.overlap,
+            reserved_for=drawn.reserved_for,
         )
         for pair in pairs
     )
+    _asked(prompt, version=version, purpose=purpose, pairs=len(pairs))
     for reason, count in screened.drops.items():
         drop, _ = Drop.objects.get_or_create(version=version, reason=reason)
         Drop.objects.filter(pk=drop.pk).update(count=F("count") + count)
     tokens = sum(len(completion.token_ids) for completion in sampled.completions)
     return TopUp(pairs=len(pairs), tokens=tokens, drops=screened.drops)
+
+
+def _asked(prompt: Prompt, *, version: ModelVersion, purpose: str, pairs: int) -> None:
+    """Remember that it was a prompt's turn, and on which side of the hold-out line its pairs are."""
+    again = Case(When(asked_by=version.number, then=F("asked") + 1), default=1)
+    Prompt.objects.filter(pk=prompt.pk).update(
+        asked=again, asked_by=version.number, place=Floor("place") + Random()
+    )
+    state, _ = SamplingState.objects.select_for_update().get_or_create(model_id=prompt.model_id)
+    side = "eval_pairs" if purpose == Pair.Purpose.EVAL else "train_pairs"
+    setattr(state, side, getattr(state, side) + pairs)
+    # What was long ago, perhaps under another share, must not be made up for now.
+    surplus = max(1.0, (state.train_pairs + state.eval_pairs) / REMEMBERED)
+    state.train_pairs, state.eval_pairs = state.train_pairs / surplus, state.eval_pairs / surplus
+    state.save(update_fields=["train_pairs", "eval_pairs"])
 
 
 def completions_of_evaluation_store(

@@ -19,6 +19,8 @@ from annotate.models import (
     Prompt,
     QueueEntry,
     Repeat,
+    SamplingState,
+    WeakSpot,
 )
 from pairloop.lib.admin import ReadOnlyAdmin
 
@@ -52,8 +54,24 @@ class CompletionAdmin(ReadOnlyAdmin):
 class PairAdmin(ReadOnlyAdmin):
     """Pairs."""
 
-    list_display = ["pk", "prompt_id", "purpose", "arm", "created_at"]
-    list_filter = ["purpose"]
+    list_display = ["pk", "prompt_id", "purpose", "arm", "drawn_with", "created_at"]
+    list_filter = ["purpose", "arm"]
+
+
+@admin.register(WeakSpot)
+class WeakSpotAdmin(ReadOnlyAdmin):
+    """Where models do badly."""
+
+    list_display = ["model", "prompt_id", "tag", "weakness", "judged", "version_number"]
+    list_select_related = ["model"]
+
+
+@admin.register(SamplingState)
+class SamplingStateAdmin(ReadOnlyAdmin):
+    """What sampling remembers."""
+
+    list_display = ["model", "train_pairs", "eval_pairs", "spots_at"]
+    list_select_related = ["model"]
 
 
 @admin.register(Import)

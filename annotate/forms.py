@@ -41,6 +41,19 @@ class JudgementForm(forms.Form):
         )
 
 
+class AttackForm(forms.Form):
+    """A prompt that a labeler writes; what is in it is for the action to say."""
+
+    prompt = forms.CharField(
+        strip=False,
+        max_length=100_000,
+        error_messages={
+            "required": "Write a prompt first.",
+            "max_length": f"A prompt may have at most {prompts.LARGEST // 1024} kB.",
+        },
+    )
+
+
 class PromptsImportForm(forms.Form):
     """Prompts as they are typed, or a file of them."""
 

@@ -6,12 +6,16 @@ import uuid
 
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
+from django.contrib.postgres.indexes import GinIndex
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import F, Q
+from django.db.models.functions import Extract, Floor, Now, Random
 
 from models_registry.models import SHA256, Comparison, ModelVersion, RegisteredModel
 
+#: Of the prompts that labelers write themselves.
+ATTACK_TAG = "attack"
 #: At least one prompt in five is held out, or nothing can be proved about a version.
 LEAST_HOLDOUT_SHARE = 0.2
 #: More gold pairs, or more repeats, would be work that nothing is learned from.
@@ -56,6 +60,8 @@ class JudgingPolicy(models.Model):
     audit_share = models.FloatField(default=0.1)
     #: Share of pairs on held-out prompts, on which a round's accuracy is measured.
     eval_share = models.FloatField(default=0.1)
+    #: Share of the pairs to train on that go to prompts and tags where the model does badly.
+    weak_share = models.FloatField(default=0.3)
     #: Share of prompts that are never trained on.
     holdout_share = models.FloatField(default=LEAST_HOLDOUT_SHARE)
     #: Share of a labeler's turns that are a pair of which the better answer is known.
@@ -109,6 +115,9 @@ class JudgingPolicy(models.Model):
                 & Q(repeat_share__gte=0, repeat_share__lte=MOST_CHECKS),
                 name="policy_checks_bounds",
             ),
+            models.CheckConstraint(
+                condition=Q(weak_share__gte=0, weak_share__lte=0.9), name="policy_weak_share_bounds"
+            ),
         ]
 
     def __str__(self) -> str:
@@ -128,6 +137,17 @@ class Prompt(models.Model):
     tags = ArrayField(models.CharField(max_length=50), default=list, blank=True)
     #: What the engine said when it refused the prompt, say because it is too long; it is not asked again.
     refusal = models.TextField(blank=True)
+    #: The labeler who wrote it to see the model fail; empty when it was imported.
+    author = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.PROTECT, null=True, blank=True, related_name="+"
+    )
+    #: The number of the version that pairs were last asked of; -1 before any was.
+    asked_by = models.IntegerField(default=-1, db_default=-1)
+    #: How often that version was asked.
+    asked = models.PositiveIntegerField(default=0, db_default=0)
+    #: Minutes since 1970 of its import, with a random fraction: of prompts asked equally often, the highest
+    #: is next. Drawn anew with each asking, so no two go through in the same order twice.
+    place = models.FloatField(db_default=Floor(Extract(Now(), "epoch") / 60.0) + Random())
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
@@ -140,7 +160,21 @@ class Prompt(models.Model):
             models.CheckConstraint(condition=Q(split__in=Split.values), name="prompt_split_known"),
             models.CheckConstraint(condition=Q(sha256__regex=SHA256), name="prompt_has_hash"),
         ]
-        indexes = [models.Index(fields=["model", "split"], name="prompt_model_split")]
+        indexes = [
+            models.Index(fields=["model", "split"], name="prompt_model_split"),
+            # Whose turn it is: found in a few steps, however many prompts there are.
+            models.Index(
+                fields=["model", "split", "asked_by", "asked", "-place"],
+                condition=Q(refusal=""),
+                name="prompt_turn",
+            ),
+            models.Index(
+                fields=["model", "created_at"],
+                condition=Q(author__isnull=False),
+                name="prompt_of_labeler",
+            ),
+            GinIndex(fields=["tags"], name="prompt_tags"),
+        ]
 
     def __str__(self) -> str:
         """Return its number."""
@@ -220,6 +254,10 @@ class Pair(models.Model):
 
     #: The arm of pairs that nobody sampled.
     IMPORTED = "import"
+    #: The arms of sampling: every prompt in turn, where the model does badly, what a labeler wrote.
+    UNIFORM = "uniform"
+    WEAK = "weak"
+    ATTACK = "attack"
 
     prompt = models.ForeignKey(Prompt, models.PROTECT, related_name="pairs")
     prompt_split = models.CharField(max_length=8, choices=Split)
@@ -229,8 +267,12 @@ class Pair(models.Model):
     comparison = models.ForeignKey(
         Comparison, models.PROTECT, null=True, blank=True, related_name="+"
     )
-    #: Why this prompt was chosen: "uniform", "weak", …; IMPORTED when it came with a file.
-    arm = models.CharField(max_length=20, default="uniform")
+    #: Why this prompt was chosen: UNIFORM, WEAK or ATTACK; IMPORTED when it came with a file.
+    arm = models.CharField(max_length=20, default=UNIFORM)
+    #: The probability with which one draw takes this prompt, over both arms, when it was drawn; going through
+    #: all of n prompts in turn counts as 1/n each. Weighted by 1/(n · drawn_with), judgements count as if all
+    #: prompts were drawn alike. Empty for what was not drawn.
+    drawn_with = models.FloatField(null=True, blank=True)
     priority = models.IntegerField(default=0)
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -260,11 +302,93 @@ class Pair(models.Model):
                 | (~Q(purpose="compare") & Q(comparison=None)),
                 name="pair_compare_has_comparison",
             ),
+            models.CheckConstraint(
+                condition=~Q(arm="weak") | Q(purpose="train"), name="pair_weak_is_trained_on"
+            ),
+            models.CheckConstraint(
+                condition=Q(drawn_with=None) | Q(drawn_with__gt=0, drawn_with__lte=1),
+                name="pair_drawn_with_bounds",
+            ),
         ]
 
     def __str__(self) -> str:
         """Return its number."""
         return f"pair {self.pk}"
+
+
+class WeakSpot(models.Model):
+    """A prompt, or a tag, on which the model does worse than it usually does. Rewritten by a job.
+
+    Counts are of judgements that the job looked at, as they are; `weakness` weighs them.
+    """
+
+    model = models.ForeignKey(RegisteredModel, models.CASCADE, related_name="+")
+    #: Either a prompt that may be trained on, or a tag.
+    prompt = models.ForeignKey(Prompt, models.CASCADE, null=True, blank=True, related_name="+")
+    tag = models.CharField(max_length=50, blank=True)
+    #: By how much its share of failures, smoothed and faded, is above the model's; 0 to 1.
+    weakness = models.FloatField()
+    judged = models.PositiveIntegerField()
+    both_bad = models.PositiveIntegerField(default=0)
+    lost = models.PositiveIntegerField(default=0)
+    disagreed = models.PositiveIntegerField(default=0)
+    #: Number of the newest version that failed here.
+    version_number = models.PositiveIntegerField()
+    #: Ids of the newest pairs on which it failed.
+    pairs = ArrayField(models.BigIntegerField(), default=list, blank=True)
+    #: Of a tag: train prompts that have it, and the ids of some of them, drawn at random.
+    prompt_count = models.PositiveIntegerField(default=0)
+    prompt_ids = ArrayField(models.BigIntegerField(), default=list, blank=True)
+
+    class Meta:
+        """Database rules."""
+
+        constraints = [
+            models.UniqueConstraint(
+                fields=["model", "prompt"], condition=Q(tag=""), name="weak_spot_prompt_once"
+            ),
+            models.UniqueConstraint(
+                fields=["model", "tag"], condition=Q(prompt=None), name="weak_spot_tag_once"
+            ),
+            models.CheckConstraint(
+                condition=Q(prompt=None) ^ Q(tag=""), name="weak_spot_is_prompt_or_tag"
+            ),
+            models.CheckConstraint(
+                condition=Q(weakness__gt=0, weakness__lte=1), name="weak_spot_weakness_bounds"
+            ),
+        ]
+        indexes = [models.Index(fields=["model", "-weakness"], name="weak_spot_worst")]
+
+    def __str__(self) -> str:
+        """Return where it is."""
+        return f"weak on {self.tag or self.prompt_id}"
+
+
+class SamplingState(models.Model):
+    """What the sampling of a model remembers, so that it need not count."""
+
+    model = models.OneToOneField(
+        RegisteredModel, models.CASCADE, primary_key=True, related_name="sampling_state"
+    )
+    #: Pairs on either side of the hold-out line; halved together, so that the newest count most.
+    train_pairs = models.FloatField(default=0)
+    eval_pairs = models.FloatField(default=0)
+    #: Prompts that the engine does not refuse, as they were last counted.
+    train_prompts = models.PositiveIntegerField(default=0)
+    holdout_prompts = models.PositiveIntegerField(default=0)
+    #: The newest prompt of all models when they were counted.
+    counted_until = models.BigIntegerField(default=0)
+    #: The judgement and the version that the weak spots take into account.
+    judged_until = models.BigIntegerField(default=0)
+    spots_of = models.IntegerField(default=-1)
+    #: When they were computed; empty when something else changed since.
+    spots_at = models.DateTimeField(null=True, blank=True)
+    #: Pairs that a version was asked about, {"version": number, "agreed": [pair ids], "disagreed": […]}.
+    disagreements = models.JSONField(default=dict, blank=True)
+
+    def __str__(self) -> str:
+        """Return whose it is."""
+        return f"sampling of {self.model_id}"
 
 
 class Import(models.Model):

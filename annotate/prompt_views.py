@@ -8,7 +8,7 @@ from django.shortcuts import render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods
 
-from annotate import actions, queries
+from annotate import actions, queries, weak
 from annotate.actions import ImportReport
 from annotate.forms import PromptFilterForm, PromptsImportForm
 from annotate.prompts import FileRefused
@@ -19,6 +19,8 @@ from pairloop.lib.http import Request
 #: Prompts of one page, and rejected lines that the report shows.
 PAGE = 25
 SHOWN = 100
+#: Weak tags and weak prompts of the page.
+WEAK = 10
 
 
 @never_cache
@@ -63,6 +65,7 @@ def _page(
         "filter_form": filter_form,
         "is_filtered": wanted != queries.PromptFilter(),
         "counts": queries.prompt_counts(model),
+        "weak": weak.weaknesses(model, limit=WEAK),
         "page": page,
         "rows": queries.prompt_rows(list(page.object_list)),
         "report": report,

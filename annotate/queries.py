@@ -10,8 +10,8 @@ from uuid import UUID
 
 from django.conf import settings
 from django.contrib.auth.models import User
-from django.db.models import Count, Exists, F, Func, OuterRef, Q, QuerySet, Sum
-from django.db.models.functions import TruncMinute
+from django.db import connection
+from django.db.models import Count, Exists, F, Func, OuterRef, QuerySet, Sum
 from django.utils import timezone
 
 from annotate import turns
@@ -26,6 +26,7 @@ from annotate.models import (
     Pair,
     Prompt,
     QueueEntry,
+    SamplingState,
     Split,
     Tally,
     Verdict,
@@ -109,38 +110,59 @@ def verdict_taken_back(assignment: Assignment) -> Verdict | None:
             return None
 
 
+def sampling_state(model: RegisteredModel) -> SamplingState:
+    """Return what the sampling of a model remembers; nothing yet until there is something."""
+    return SamplingState.objects.filter(model=model).first() or SamplingState(model=model)
+
+
+def sampling_count(model: RegisteredModel, split: Split) -> int:
+    """Return how many prompts sampling goes through in turn, as they were last counted; at least 1."""
+    state = sampling_state(model)
+    known = state.train_prompts if split == Split.TRAIN else state.holdout_prompts
+    return known or max(1, Prompt.objects.filter(model=model, split=split, refusal="").count())
+
+
 def eval_pairs_are_due(*, model: RegisteredModel, policy: JudgingPolicy) -> bool:
-    """Return whether held-out pairs are below their share of the pairs that were sampled for a model."""
-    purposes = _pairs_sampled(model).aggregate(
-        evals=Count("pk", filter=Q(purpose=Pair.Purpose.EVAL)),
-        trains=Count("pk", filter=Q(purpose=Pair.Purpose.TRAIN)),
-    )
-    evals, trains = purposes["evals"], purposes["trains"]
-    return bool(evals + 1 <= policy.eval_share * (evals + trains))
+    """Return whether held-out pairs are below their share of the pairs that were sampled for a model lately."""
+    state = sampling_state(model)
+    sampled = state.eval_pairs + state.train_pairs
+    return state.eval_pairs + 1 <= policy.eval_share * sampled
 
 
-def queue_length(model: RegisteredModel, *, version: ModelVersion | None = None) -> int:
-    """Return how many pairs wait that nobody has judged, of all versions or of one; MOST_COUNTED is "or more".
-
-    Those that want a second opinion are not counted: they wait for particular people.
-    """
-    waiting = QueueEntry.objects.filter(
+def _waiting(model: RegisteredModel) -> QuerySet[QueueEntry, QueueEntry]:
+    """Select the pairs that wait and nobody has judged; those that want a further opinion wait for particular people."""
+    return QueueEntry.objects.filter(
         model=model, wanted__gt=F("leased"), opinions=0, reserved_for=None
     )
-    if version:
-        # A comparison's pairs are nobody's to train on. Older versions' have lower priorities, see
-        # actions.sampled_store, and are not even looked at.
-        waiting = waiting.filter(
-            pair__first__version=version,
-            pair__comparison=None,
-            priority__gt=(version.number - 1) * MOST_PAIRS,
-        )
-    return len(waiting.values_list("pk", flat=True)[:MOST_COUNTED])
+
+
+def queue_length(model: RegisteredModel) -> int:
+    """Return how many pairs wait that nobody has judged; MOST_COUNTED is "or more"."""
+    return len(_waiting(model).values_list("pk", flat=True)[:MOST_COUNTED])
+
+
+def pairs_missing(*, version: ModelVersion, target: int) -> int:
+    """Return how many of a version's pairs the queue lacks. Looks at no more entries than it should have.
+
+    Priorities of one version lie in a band of their own, in which a comparison's pairs are nobody's to train on.
+    """
+    waiting = _waiting(version.model).filter(
+        priority__gt=(version.number - 1) * MOST_PAIRS,
+        priority__lte=version.number * MOST_PAIRS,
+        pair__first__version=version,
+        pair__comparison=None,
+    )
+    # In the order of the index, or a plan for many rows would walk over those of other versions.
+    in_order = waiting.order_by("-priority", "pk").values_list("pk", flat=True)
+    return target - len(in_order[:target])
 
 
 def top_up_can_wait(model: RegisteredModel) -> bool:
     """Whether a round trains just now and enough pairs wait meanwhile: two cores are not enough for both."""
-    return queue_length(model) >= PAIRS_WHILE_TRAINING and jobs.is_done_by_somebody(jobs.TRAINER)
+    if not jobs.is_done_by_somebody(jobs.TRAINER):
+        return False
+    waiting = _waiting(model).values_list("pk", flat=True)[:PAIRS_WHILE_TRAINING]
+    return len(waiting) == PAIRS_WHILE_TRAINING
 
 
 def has_pairs(model: RegisteredModel) -> bool:
@@ -187,19 +209,57 @@ def judgements_count(model: RegisteredModel) -> int:
     return judgements_standing().filter(assignment__pair__prompt__model=model).count()
 
 
+#: The classes of prompts that were asked equally often by the same version, each found through the index by
+#: one step from the last; of each, the first in place. There are about as many classes as versions.
+UNASKED = """
+WITH RECURSIVE turn AS (
+    (
+        SELECT asked_by, asked FROM annotate_prompt
+        WHERE model_id = %(model)s AND split = %(split)s AND refusal = ''
+        ORDER BY asked_by, asked LIMIT 1
+    )
+    UNION ALL
+    SELECT next.asked_by, next.asked FROM turn, LATERAL (
+        SELECT asked_by, asked FROM annotate_prompt
+        WHERE model_id = %(model)s AND split = %(split)s AND refusal = ''
+            AND (asked_by, asked) > (turn.asked_by, turn.asked)
+        ORDER BY asked_by, asked LIMIT 1
+    ) next
+)
+SELECT first.id FROM turn, LATERAL (
+    SELECT id, place FROM annotate_prompt
+    WHERE model_id = %(model)s AND split = %(split)s AND refusal = ''
+        AND asked_by = turn.asked_by AND asked = turn.asked
+    ORDER BY place DESC LIMIT %(limit)s
+) first
+WHERE turn.asked_by <> %(version)s
+ORDER BY first.place DESC LIMIT %(limit)s
+"""
+
+
 def prompts_to_sample(
     *, model: RegisteredModel, version: ModelVersion, split: Split, limit: int
 ) -> list[Prompt]:
-    """Return the prompts that this version has answered least; of equals the latest import's, in random order.
+    """Return the prompts that this version was asked least; of equals the latest import's, in random order.
 
-    Whoever brought in prompts of their own wants to see them, not what was there before.
+    Whoever brought in prompts of their own wants to see them, not what was there before. What another version
+    was asked counts as not asked. The work does not grow with the number of prompts.
     """
-    answered = Count("completions", filter=Q(completions__version=version))
-    return list(
-        Prompt.objects.filter(model=model, split=split, refusal="")
-        .annotate(answered=answered, imported=TruncMinute("created_at"))
-        .order_by("answered", "-imported", "?")[:limit]
-    )
+    which: dict[str, int | str] = {
+        "model": model.pk,
+        "split": split.value,
+        "version": version.number,
+        "limit": limit,
+    }
+    with connection.cursor() as cursor:
+        cursor.execute(UNASKED, which)
+        ids = [pk for (pk,) in cursor.fetchall()]
+    asked = Prompt.objects.filter(
+        model=model, split=split, refusal="", asked_by=version.number
+    ).order_by("asked", "-place")
+    ids += asked.values_list("pk", flat=True)[: limit - len(ids)]
+    found = Prompt.objects.in_bulk(ids)
+    return [found[pk] for pk in ids]
 
 
 def prompts_held_out(model: RegisteredModel, *, limit: int) -> list[Prompt]:
@@ -478,8 +538,8 @@ class PromptFilter:
 
 
 def prompts_matching(model: RegisteredModel, wanted: PromptFilter) -> QuerySet[Prompt, Prompt]:
-    """Select a model's prompts, the newest first."""
-    found = Prompt.objects.filter(model=model)
+    """Select a model's prompts with their authors, the newest first."""
+    found = Prompt.objects.filter(model=model).select_related("author")
     if wanted.text:
         found = found.filter(**{"messages__-1__content__icontains": wanted.text})
     if wanted.split:

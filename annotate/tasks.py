@@ -62,11 +62,21 @@ def _top_up(model: RegisteredModel, engine: Engine) -> None:
 @app.periodic(cron="* * * * *")
 @app.task(queue="default", queueing_lock="leases-release")
 def leases_release(timestamp: int | None = None) -> None:
-    """Give the pairs of expired leases back, every minute."""
-    from annotate import judging
+    """Give the pairs of expired leases back, and those that were kept for one labeler, every minute."""
+    from annotate import judging, weak
 
     for model in registry.models_ready():
         judging.leases_release(model=model, now=timezone.now())
+    weak.reservations_end(now=timezone.now())
+
+
+@app.periodic(cron="* * * * *")
+@app.task(queue="default", queueing_lock="weak-spots-refresh")
+def weak_spots_refresh(timestamp: int | None = None) -> None:
+    """Find out where each model does badly, every minute."""
+    from annotate import weak
+
+    weak.spots_refresh(now=timezone.now())
 
 
 @app.task(queue="default", pass_context=True)

@@ -79,6 +79,7 @@ def _evaluate_when_served(round_: Round, engine: Engine, now: Callable[[], datet
             engine=engine,
             tell=lambda done, of: actions.evaluation_heard(round_=round_, done=done, of=of),
         )
+        rewards.disagreements_tell(round_)
         actions.round_evaluated(round_=round_, evaluation=evaluation, now=now())
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from annotate import triples
+from annotate import triples, weak
 from annotate.models import Completion
 from annotate.triples import Triple
 from models_registry.engine.types import Engine, EngineModelUnknown, EngineRejected
@@ -165,4 +165,20 @@ def ratings_of(round_: Round) -> Ratings:
         beta=queries.beta_of(round_),
         per_token=queries.is_per_token(round_),
         pairs=tuple(sorted(rated, key=lambda pair: pair.margin)),
+    )
+
+
+def disagreements_tell(round_: Round) -> None:
+    """Tell the sampling on which held-out pairs a round's version disagrees with the labelers.
+
+    Pairs to train on are not scored by the engine, and what the trainer makes of them says how well it learned
+    them. So these numbers only speak about the tags of held-out prompts.
+    """
+    if round_.version is None:
+        return
+    rated = ratings_of(round_).pairs
+    weak.disagreements_note(
+        version=round_.version,
+        agreed=[one.triple.pair_id for one in rated if one.agrees],
+        disagreed=[one.triple.pair_id for one in rated if not one.agrees],
     )

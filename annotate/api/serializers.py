@@ -53,6 +53,18 @@ class PromptOut(serializers.ModelSerializer[Prompt]):
         fields = ["id", "messages", "split", "tags", "refusal", "created_at"]
 
 
+class AttackIn(serializers.Serializer[Any]):
+    """A prompt that a labeler writes."""
+
+    prompt = serializers.CharField(max_length=100_000)
+
+
+class AttackOut(AttackIn):
+    """A prompt that is being answered; in about so many seconds its pair is the labeler's next assignment."""
+
+    seconds = serializers.IntegerField()
+
+
 class CompletionOut(serializers.ModelSerializer[Completion]):
     """A completion as a labeler sees it: nothing but its text."""
 

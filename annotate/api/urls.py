@@ -8,6 +8,7 @@ from annotate.api import comparisons, views
 
 urlpatterns = [
     path("models/<slug:slug>/prompts/", views.PromptsView.as_view(), name="api-prompts"),
+    path("models/<slug:slug>/attacks/", views.AttacksView.as_view(), name="api-attacks"),
     path(
         "models/<slug:slug>/assignments/", views.AssignmentsView.as_view(), name="api-assignments"
     ),

@@ -18,7 +18,7 @@ from rest_framework.renderers import BaseRenderer, JSONRenderer
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from annotate import actions, exports, imports, judging, prompts, queries, triples
+from annotate import actions, exports, imports, judging, prompts, queries, triples, weak
 from annotate.api.filters import (
     TRIPLE_PARAMETERS,
     JudgementFilter,
@@ -27,6 +27,8 @@ from annotate.api.filters import (
 )
 from annotate.api.serializers import (
     AssignmentOut,
+    AttackIn,
+    AttackOut,
     ImportOut,
     JudgementIn,
     JudgementOut,
@@ -116,6 +118,25 @@ class PromptsView(ListView):
         model = model_for(request.user, slug)
         report = actions.prompts_import(model=model, lines=_numbered(request))
         return Response(PromptsImportOut(report).data)
+
+
+class AttacksView(MemberView):
+    """Prompts that labelers write to see the model fail."""
+
+    @extend_schema(request=AttackIn, responses={201: AttackOut})
+    def post(self, request: Request, slug: str) -> Response:
+        """Have a prompt of yours answered at once; its pair is your next assignment."""
+        model = model_for(request.user, slug)
+        said = AttackIn(data=request.data)
+        said.is_valid(raise_exception=True)
+        prompt = weak.attack_prompt_add(
+            model=model,
+            author=request.user,
+            text=said.validated_data["prompt"],
+            now=timezone.now(),
+        )
+        answer = {"prompt": prompt.question, "seconds": weak.attack_seconds(model)}
+        return Response(AttackOut(answer).data, status=status.HTTP_201_CREATED)
 
 
 class AssignmentsView(MemberView):

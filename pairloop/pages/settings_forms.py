@@ -176,6 +176,10 @@ class SamplingForm(SettingsForm):
         "Most pairs of one prompt", 1, 3,
         "More are cheaper to write, but labelers see the same prompt more often.", "pairs",
     )  # fmt: skip
+    weak_share = Percent(
+        "Pairs from weak spots", 0, 0.9,
+        "So many of the pairs to train on go to prompts and tags where the model does badly; the others go through all prompts in turn. As long as nothing stands out, all do.",
+    )  # fmt: skip
     queue_target = Whole(
         "Pairs that should wait", 1, 1000,
         "Fewer keep pairs fresh when a new version comes; more keep fast labelers from waiting.",

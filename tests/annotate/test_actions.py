@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import random
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import pytest
+from django.db.models import F
 
 from annotate import actions, judging, queries
 from annotate.models import (
@@ -232,7 +233,7 @@ class TestPromptsToSample:
         version = sampler()
         answered = factories.PromptFactory.create(model=version.model, split=Split.TRAIN)
         fresh = factories.PromptFactory.create(model=version.model, split=Split.TRAIN)
-        factories.CompletionFactory.create(prompt=answered, version=version)
+        Prompt.objects.filter(pk=answered.pk).update(asked_by=version.number, asked=1)
 
         found: list[Prompt] = queries.prompts_to_sample(
             model=version.model, version=version, split=Split.TRAIN, limit=1
@@ -245,8 +246,7 @@ class TestPromptsToSample:
         earlier, later = factories.PromptFactory.create_batch(
             2, model=version.model, split=Split.TRAIN
         )
-        Prompt.objects.filter(pk=earlier.pk).update(created_at=NOW - timedelta(hours=1))
-        Prompt.objects.filter(pk=later.pk).update(created_at=NOW)
+        Prompt.objects.filter(pk=earlier.pk).update(place=F("place") - 60)
 
         found = queries.prompts_to_sample(
             model=version.model, version=version, split=Split.TRAIN, limit=2

@@ -151,7 +151,7 @@ class TestPairsTopUp:
         top_up(comparison, engine)
 
         sampler = comparison.incumbent
-        assert queries.queue_length(comparison.model, version=sampler) == 0
+        assert queries.pairs_missing(version=sampler, target=4) == 4
         assert queries.queue_length(comparison.model) == 2
 
     def test_mixes_them_with_the_samplers_pairs(

@@ -7,7 +7,17 @@ from typing import Any
 
 import pytest
 
-from annotate.models import Drop, Judgement, JudgingPolicy, Pair, Prompt, QueueEntry, Split, Tally
+from annotate.models import (
+    Drop,
+    Judgement,
+    JudgingPolicy,
+    Pair,
+    Prompt,
+    QueueEntry,
+    Split,
+    Tally,
+    WeakSpot,
+)
 from tests import factories
 from tests.rules import Breach, execute, refused_by, rules_of
 
@@ -85,6 +95,25 @@ def drop_twice() -> None:
         Drop.objects.create(version=version, reason=Drop.Reason.EMPTY)
 
 
+def weak_spot(**fields: object) -> None:
+    prompt = fields.pop("prompt", None) or factories.PromptFactory.create()
+    spot = {"model": prompt.model, "prompt": prompt, "weakness": 0.5, "judged": 2}
+    WeakSpot.objects.create(**(spot | {"version_number": 0} | fields))
+
+
+def weak_spot_twice() -> None:
+    prompt = factories.PromptFactory.create()
+    for _ in range(2):
+        weak_spot(prompt=prompt)
+
+
+def weak_tag_twice() -> None:
+    model = factories.RegisteredModelFactory.create()
+    for _ in range(2):
+        spot = {"weakness": 0.5, "judged": 2, "version_number": 0}
+        WeakSpot.objects.create(model=model, tag="law", **spot)
+
+
 def preference(**fields: object) -> None:
     factories.ImportedPreferenceFactory.create(**fields)
 
@@ -125,6 +154,7 @@ BOUNDS = {
     "policy_eval_share_bounds": [{"eval_share": -0.01}, {"eval_share": 0.51}],
     # Below a fifth, nothing could be proved about a version.
     "policy_holdout_share_bounds": [{"holdout_share": 0.19}, {"holdout_share": 0.81}],
+    "policy_weak_share_bounds": [{"weak_share": -0.01}, {"weak_share": 0.91}, {"weak_share": nan}],
     "policy_lease_bounds": [{"lease_minutes": 0}],
     "policy_checks_bounds": [
         {"gold_share": -0.01},
@@ -174,6 +204,18 @@ BREACHES: list[Breach] = [
         "pair_compare_has_comparison",
         lambda: pair(comparison=factories.ComparisonFactory.create()),
     ),
+    (
+        "pair_weak_is_trained_on",
+        lambda: pair(prompt__split=Split.HOLDOUT, purpose=Pair.Purpose.EVAL, arm="weak"),
+    ),
+    ("pair_drawn_with_bounds", lambda: pair(drawn_with=0)),
+    ("pair_drawn_with_bounds", lambda: pair(drawn_with=1.01)),
+    ("pair_drawn_with_bounds", lambda: pair(drawn_with=nan)),
+    ("weak_spot_is_prompt_or_tag", lambda: weak_spot(tag="law")),
+    ("weak_spot_weakness_bounds", lambda: weak_spot(weakness=0)),
+    ("weak_spot_weakness_bounds", lambda: weak_spot(weakness=1.01)),
+    ("weak_spot_prompt_once", weak_spot_twice),
+    ("weak_spot_tag_once", weak_tag_twice),
     ("pair_first_of_prompt", lambda: pair_with_a_completion_of_another_prompt("first")),
     ("pair_second_of_prompt", lambda: pair_with_a_completion_of_another_prompt("second")),
     (

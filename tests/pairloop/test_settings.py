@@ -107,6 +107,7 @@ class TestSettings:
             ("sampling", {"max_tokens": "300", "samples": "8"}, {"max_tokens": 300, "samples": 8}),
             ("sampling", {"pairs_per_prompt": "1"}, {"pairs_per_prompt": 1}),
             ("sampling", {"queue_target": "7"}, {"queue_target": 7}),
+            ("sampling", {"weak_share": "40"}, {"weak_share": 0.4}),
             ("judging", {"overlap": "2"}, {"overlap": 2}),
             ("judging", {"overlap_most": "5"}, {"overlap_most": 5}),
             ("judging", {"second_if_slight": "on"}, {"second_if_slight": True}),

@@ -58,6 +58,8 @@ MATRIX = {
     "api-models": API_ALL,
     # Whoever judges the model.
     "judge": MEMBER,
+    "judge_prompt": MEMBER,
+    "api-attacks": API_MEMBER,
     "api-model": API_MEMBER,
     "api-assignments": API_MEMBER,
     # Only the one whose assignment it is.

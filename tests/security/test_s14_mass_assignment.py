@@ -25,6 +25,8 @@ GOOD: dict[str, dict[str, Any]] = {
     "api-judgement": {"verdict": "left"},
     "people": {"username": "newcomer", "role": "labeler"},
     "api-prompts": {"prompt": "Say hello."},
+    "api-attacks": {"prompt": "Say nothing."},
+    "judge_prompt": {"prompt": "Say nothing at all."},
     "api-alias": {"version": 0, "reason": "So."},
     "version-promote": {"reason": "So."},
 }
@@ -51,7 +53,7 @@ def evil(world: World) -> dict[str, Any]:
         "guidelines_version": 99, "judged_at": "2001-01-01T00:00:00Z", "digest": "0" * 128, "token_key": "pl_mine",
         "expiry": "2999-01-01T00:00:00Z", "expires_at": "2999-01-01T00:00:00Z", "by": 1, "now": "2999-01-01",
         "last_used_at": "2001-01-01T00:00:00Z", "moved_by": staff, "started_by": staff, "state": "verified",
-        "sha256": "0" * 64, "first_is_left": False,
+        "sha256": "0" * 64, "first_is_left": False, "author": staff, "author_id": staff, "asked": 99, "tags": ["mine"],
     }  # fmt: skip
 
 
@@ -107,6 +109,8 @@ def rows_are_honest(world: World) -> None:
     assert (mine.labeler, mine.first_is_left) == (world.users["member"], True)
     assert Prompt.objects.filter(model=world.other).count() == 3
     assert not Prompt.objects.filter(sha256="0" * 64).exists()
+    for prompt in Prompt.objects.filter(author__isnull=False):
+        assert (prompt.tags, prompt.asked) == (["attack"], 0)
 
 
 @pytest.mark.django_db

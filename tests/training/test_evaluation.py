@@ -6,7 +6,7 @@ from math import exp
 import pytest
 from django.utils import timezone
 
-from annotate.models import Completion, Pair, Split
+from annotate.models import Completion, Pair, SamplingState, Split
 from models_registry.engine.fake import FakeEngine
 from models_registry.engine.types import EngineFailed
 from models_registry.models import Alias, ModelVersion
@@ -168,6 +168,8 @@ class TestRoundsEvaluate:
 
         assert round_.state == Round.State.SUCCEEDED
         assert self.sampler() == 1
+        # The sampling hears where the new version disagrees with the labelers.
+        assert SamplingState.objects.get().disagreements["version"] == 1
 
     def test_says_how_far_it_is(self, tick, served, monkeypatch):
         _, engine = served

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from django.urls import reverse
 
-from annotate.models import Completion, Split, Verdict
+from annotate.models import Completion, Pair, SamplingState, Split, Verdict
 from models_registry.engine.fake import FakeEngine
 from models_registry.engine.types import EngineFailed
 from models_registry.models import ModelVersion
@@ -233,3 +233,20 @@ class TestPages:
 
         assert "v0, before, reward +0.15" in page
         assert "v1, after, reward -0.15" in page
+
+
+class TestDisagreementsTell:
+    def test_tells_the_sampling_on_which_pairs(self, model, version, base, engine) -> None:
+        good, _ = held_out(model)
+        bad, _ = held_out(model, verdict=Verdict.RIGHT)
+        score(version, base, engine)
+
+        rewards.disagreements_tell(Round.objects.get())
+
+        told = SamplingState.objects.get(model=model)
+        agreed, disagreed = (Pair.objects.get(first=first).pk for first in (good, bad))
+        assert told.disagreements == {
+            "version": version.number, "agreed": [agreed], "disagreed": [disagreed],
+        }  # fmt: skip
+        # The spots are computed anew.
+        assert told.spots_at is None
