@@ -16,8 +16,9 @@ from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import transaction
 from django.db.models import Exists, F, OuterRef, Q, QuerySet
+from django.utils import timezone
 
-from annotate import prompts, queries, screening, tasks
+from annotate import guidelines, prompts, queries, screening, tasks
 from annotate.models import (
     DECIDED,
     Assignment,
@@ -116,16 +117,18 @@ def prompts_import(
 
 
 @transaction.atomic
-def policy_change(*, model: RegisteredModel, values: Mapping[str, Any], seen: str) -> None:
+def policy_change(
+    *, model: RegisteredModel, values: Mapping[str, Any], seen: str, by: User | None = None
+) -> None:
     """Change how pairs of a model are made and judged; guidelines with another text get the next number.
 
     `seen` is the fingerprint of these fields as the editor saw them. Raises ChangedMeanwhile, SettingsInvalid.
     """
     JudgingPolicy.objects.get_or_create(model=model)
     policy = JudgingPolicy.objects.select_for_update().get(model=model)
-    if edits.save(policy, values=values, seen=seen) and "guidelines" in values:
-        policy.guidelines_version += 1
-        policy.save(update_fields=["guidelines_version"])
+    before = policy.guidelines
+    if edits.save(policy, values=values, seen=seen) and policy.guidelines != before:
+        guidelines.version_keep(policy, before=before, by=by, now=timezone.now())
 
 
 # --- Sampling ------------------------------------------------------------------------------------------

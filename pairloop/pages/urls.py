@@ -6,6 +6,8 @@ from django.urls import path
 
 from pairloop.pages import (
     compare_views,
+    guidelines_views,
+    history_views,
     people_views,
     play_views,
     settings_views,
@@ -30,6 +32,13 @@ urlpatterns = [
         people_views.person_change,
         name="person-change",
     ),
+    path("models/<slug:slug>/history/", history_views.history, name="history"),
+    path(
+        "models/<slug:slug>/history/<uuid:uuid>/",
+        history_views.history_judgement,
+        name="history-judgement",
+    ),
+    path("models/<slug:slug>/guidelines/", guidelines_views.guidelines, name="guidelines"),
     path("models/<slug:slug>/settings/", settings_views.settings, name="settings"),
     path(
         "models/<slug:slug>/settings/<slug:key>/",

@@ -58,10 +58,14 @@ MATRIX = {
     "api-models": API_ALL,
     # Whoever judges the model.
     "judge": MEMBER,
+    "history": MEMBER,
+    "guidelines": MEMBER,
     "api-model": API_MEMBER,
     "api-assignments": API_MEMBER,
+    "api-history": API_MEMBER,
     # Only the one whose assignment it is.
     "judgement": OWN,
+    "history-judgement": OWN,
     "judgement_undo": OWN,
     "api-judgement": API_OWN,
     # Staff.

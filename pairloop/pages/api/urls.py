@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from django.urls import path
 
-from pairloop.pages.api import views
+from pairloop.pages.api import history, views
 
 urlpatterns = [
+    path("models/<slug:slug>/history/", history.HistoryView.as_view(), name="api-history"),
     path("models/<slug:slug>/plays/", views.PlaysView.as_view(), name="api-plays"),
     path("models/<slug:slug>/plays/<uuid:uuid>/", views.PlayView.as_view(), name="api-play"),
     path(

@@ -1,0 +1,200 @@
+"""A labeler's own numbers: how much, how long, how steadily. They rank nobody and count nothing down."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from statistics import fmean
+
+from django.contrib.auth.models import User
+from django.db import connection
+from django.db.models import Exists, OuterRef
+from django.utils import timezone
+from django.utils.safestring import SafeString
+
+from annotate import queries as judging
+from annotate.models import Pair, QueueEntry, Verdict
+from models_registry.models import RegisteredModel
+from models_registry.stats import evidence
+from models_registry.stats.evidence import Rate
+from pairloop.lib.charts import bars
+from pairloop.pages.history_queries import judgements_of, midnight
+
+#: Days that hours are told of, today among them.
+DAYS = 14
+#: Below so many cases a share says nothing, so none is shown.
+LEAST = 10
+#: One's newest judgements that are held against what others said.
+COMPARED = 1000
+
+#: Time and judgements by day. A revision that repeats the time of the one before was not read again: a reason was
+#: added, or it was sent twice. What was changed lately may have been judged long ago, hence the second branch.
+_DAYS = """
+    WITH mine AS (
+        SELECT assignment.uuid FROM annotate_assignment assignment
+        JOIN annotate_pair pair ON pair.id = assignment.pair_id
+        JOIN annotate_prompt prompt ON prompt.id = pair.prompt_id AND prompt.model_id = %(model)s
+        WHERE assignment.labeler_id = %(labeler)s
+              AND (assignment.closed_at >= %(since)s OR assignment.closed_at IS NULL)
+        UNION
+        SELECT assignment.uuid FROM annotate_judgement changed
+        JOIN annotate_assignment assignment ON assignment.uuid = changed.assignment_id
+        JOIN annotate_pair pair ON pair.id = assignment.pair_id
+        JOIN annotate_prompt prompt ON prompt.id = pair.prompt_id AND prompt.model_id = %(model)s
+        WHERE assignment.labeler_id = %(labeler)s
+              AND changed.revision > 1 AND changed.judged_at >= %(since)s
+    ), said AS (
+        SELECT judgement.assignment_id, judgement.judged_at, judgement.verdict,
+               CASE WHEN judgement.active_ms IS DISTINCT FROM lag(judgement.active_ms) OVER before
+                    THEN judgement.active_ms ELSE 0 END AS active_ms
+        FROM annotate_judgement judgement JOIN mine ON mine.uuid = judgement.assignment_id
+        WINDOW before AS (PARTITION BY judgement.assignment_id ORDER BY judgement.revision)
+    )
+    SELECT (judged_at AT TIME ZONE %(zone)s)::date,
+           count(DISTINCT assignment_id) FILTER (WHERE verdict <> ''), sum(active_ms)
+    FROM said WHERE judged_at >= %(since)s GROUP BY 1
+"""
+_MEDIAN = """
+    SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY judgement.active_ms)
+    FROM annotate_assignment assignment
+    JOIN annotate_pair pair ON pair.id = assignment.pair_id
+    JOIN annotate_prompt prompt ON prompt.id = pair.prompt_id AND prompt.model_id = %(model)s
+    JOIN annotate_judgement judgement ON judgement.assignment_id = assignment.uuid AND judgement.revision = 1
+    WHERE assignment.labeler_id = %(labeler)s AND assignment.closed_at >= %(since)s AND judgement.active_ms > 0
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """One day's work."""
+
+    day: date
+    judged: int
+    active_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A share of cases with its interval."""
+
+    rate: Rate
+    cases: int
+
+    @property
+    def words(self) -> str:
+        """It with its interval, in percent."""
+        return f"{self.rate.value:.0%} [{100 * self.rate.low:.0f}, {100 * self.rate.high:.0f}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """One labeler's own numbers of one model."""
+
+    today: int
+    in_all: int
+    #: The newest first, also those without work.
+    days: tuple[Day, ...]
+    #: Milliseconds; None without any.
+    median_ms: int | None
+    #: On closed pairs that others judged, too; None below LEAST of them.
+    agreement: Share | None
+    #: On pairs that came again; None below LEAST of them.
+    consistency: Share | None
+
+    @property
+    def active_ms(self) -> int:
+        """Of all these days."""
+        return sum(day.active_ms for day in self.days)
+
+    @property
+    def judged(self) -> int:
+        """In all these days."""
+        return sum(day.judged for day in self.days)
+
+    @property
+    def bars(self) -> SafeString:
+        """Minutes of each day, the oldest first; the table says the same."""
+        days = self.days[::-1]
+        return bars(
+            [f"{day.day:%-d} {day.day:%b}" for day in days],
+            [day.active_ms / 60_000 for day in days],
+            label="Active minutes of each day",
+            text=lambda minutes: f"{minutes:.0f}",
+        )
+
+
+def numbers_of(*, model: RegisteredModel, labeler: User) -> Numbers:
+    """Count what somebody did for a model. Seven queries; all but the first look at the last days or pairs only."""
+    progress = judging.judging_progress(model=model, labeler=labeler, since=midnight())
+    return Numbers(
+        today=progress.today,
+        in_all=progress.in_all,
+        days=_days(model, labeler),
+        median_ms=_median(model, labeler),
+        agreement=agreement_of(model=model, labeler=labeler),
+        consistency=None,
+    )
+
+
+def _days(model: RegisteredModel, labeler: User) -> tuple[Day, ...]:
+    parameters = _parameters(model, labeler) | {"zone": timezone.get_current_timezone_name()}
+    with connection.cursor() as cursor:
+        cursor.execute(_DAYS, parameters)
+        found = {row[0]: Day(row[0], row[1], int(row[2])) for row in cursor.fetchall()}
+    today = timezone.localdate()
+    days = [today - timedelta(days=back) for back in range(DAYS)]
+    return tuple(found.get(day, Day(day, 0, 0)) for day in days)
+
+
+def _median(model: RegisteredModel, labeler: User) -> int | None:
+    with connection.cursor() as cursor:
+        cursor.execute(_MEDIAN, _parameters(model, labeler))
+        median = cursor.fetchone()[0]
+    return None if median is None else round(median)
+
+
+def _parameters(model: RegisteredModel, labeler: User) -> dict[str, int | datetime | str]:
+    since = midnight(days_ago=DAYS - 1)
+    return {"model": model.pk, "labeler": labeler.pk, "since": since}
+
+
+def agreement_of(*, model: RegisteredModel, labeler: User) -> Share | None:
+    """Return how often others said the same as somebody, strength aside, on the newest pairs that both judged.
+
+    Only pairs that wait for nobody any more, or the number would tell what others said too early. Two queries.
+    """
+    mine = {
+        judgement.assignment.pair_id: _said(judgement.verdict, judgement.winner_id)
+        for judgement in judgements_of(model=model, labeler=labeler)
+        .filter(assignment__pair__purpose__in=[Pair.Purpose.TRAIN, Pair.Purpose.EVAL, Pair.Purpose.COMPARE])
+        .exclude(verdict=Verdict.CANNOT_JUDGE)[:COMPARED]
+    }  # fmt: skip
+    others: dict[int, list[bool]] = defaultdict(list)
+    rows = (
+        judging.judgements_standing()
+        .filter(
+            ~Exists(QueueEntry.objects.filter(pair=OuterRef("assignment__pair"))),
+            assignment__pair__in=list(mine),
+        )
+        .exclude(assignment__labeler=labeler)
+        .exclude(verdict=Verdict.CANNOT_JUDGE)
+        .values_list("assignment__pair", "verdict", "winner")
+    )
+    for pair, verdict, winner in rows:
+        others[pair].append(_said(verdict, winner) == mine[pair])
+    return share_of(fmean(same) for same in others.values())
+
+
+def _said(verdict: str, winner: int | None) -> str | int:
+    """Return what two judgements agree in: who won, or else the verdict."""
+    return winner or verdict
+
+
+def share_of(cases: Iterable[float]) -> Share | None:
+    """Return the mean of cases with its interval; None for too few."""
+    found = list(cases)
+    if len(found) < LEAST:
+        return None
+    return Share(evidence.wilson(fmean(found), len(found)), len(found))
