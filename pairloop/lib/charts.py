@@ -182,9 +182,9 @@ def bars(
 ) -> SafeString:
     """Draw a bar from 0 for each value, side by side; the highest is numbered."""
     most = max([*values, 1e-9])
-    step = (WIDTH - 2 * EDGE) / max(len(values), 1)
+    step = (WIDTH - 2 * BESIDE) / max(len(values), 1)
     placed = [
-        (EDGE + number * step, _place(value, 0, most, HEIGHT - BELOW, ABOVE))
+        (BESIDE + number * step, _place(value, 0, most, HEIGHT - BELOW, ABOVE))
         for number, value in enumerate(values)
     ]
     named = _some(names)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -10,17 +9,15 @@ from statistics import fmean
 
 from django.contrib.auth.models import User
 from django.db import connection
-from django.db.models import Exists, OuterRef
 from django.utils import timezone
 from django.utils.safestring import SafeString
 
 from annotate import queries as judging
-from annotate.models import Pair, QueueEntry, Verdict
 from models_registry.models import RegisteredModel
 from models_registry.stats import evidence
 from models_registry.stats.evidence import Rate
 from pairloop.lib.charts import bars
-from pairloop.pages.history_queries import judgements_of, midnight
+from pairloop.pages.history_queries import midnight
 
 #: Days that hours are told of, today among them.
 DAYS = 14
@@ -29,8 +26,8 @@ LEAST = 10
 #: One's newest judgements that are held against what others said.
 COMPARED = 1000
 
-#: Time and judgements by day. A revision that repeats the time of the one before was not read again: a reason was
-#: added, or it was sent twice. What was changed lately may have been judged long ago, hence the second branch.
+#: Time and judgements by day; time as `active_ms_of` counts it. What was changed lately may have been judged long
+#: ago, hence the second branch.
 _DAYS = """
     WITH mine AS (
         SELECT assignment.uuid FROM annotate_assignment assignment
@@ -46,14 +43,16 @@ _DAYS = """
         WHERE assignment.labeler_id = %(labeler)s
               AND changed.revision > 1 AND changed.judged_at >= %(since)s
     ), said AS (
-        SELECT judgement.assignment_id, judgement.judged_at, judgement.verdict,
-               CASE WHEN judgement.active_ms IS DISTINCT FROM lag(judgement.active_ms) OVER before
-                    THEN judgement.active_ms ELSE 0 END AS active_ms
+        SELECT judgement.assignment_id, judgement.judged_at, judgement.active_ms,
+               lag(judgement.active_ms, 1, 0) OVER (
+                   PARTITION BY judgement.assignment_id ORDER BY judgement.revision
+               ) AS before
         FROM annotate_judgement judgement JOIN mine ON mine.uuid = judgement.assignment_id
-        WINDOW before AS (PARTITION BY judgement.assignment_id ORDER BY judgement.revision)
+        WHERE judgement.verdict <> ''
     )
     SELECT (judged_at AT TIME ZONE %(zone)s)::date,
-           count(DISTINCT assignment_id) FILTER (WHERE verdict <> ''), sum(active_ms)
+           count(DISTINCT assignment_id),
+           sum(CASE WHEN active_ms >= before THEN active_ms - before ELSE active_ms END)
     FROM said WHERE judged_at >= %(since)s GROUP BY 1
 """
 _MEDIAN = """
@@ -63,6 +62,34 @@ _MEDIAN = """
     JOIN annotate_prompt prompt ON prompt.id = pair.prompt_id AND prompt.model_id = %(model)s
     JOIN annotate_judgement judgement ON judgement.assignment_id = assignment.uuid AND judgement.revision = 1
     WHERE assignment.labeler_id = %(labeler)s AND assignment.closed_at >= %(since)s AND judgement.active_ms > 0
+"""
+#: For each of the newest pairs that others judged, too: the share of them that preferred the same completion, or
+#: neither in the same way. Gold pairs and repeats are other questions.
+_AGREEMENT = """
+    WITH mine AS (
+        SELECT assignment.pair_id, said.verdict, said.winner_id
+        FROM annotate_assignment assignment
+        JOIN annotate_pair pair ON pair.id = assignment.pair_id AND pair.purpose IN ('train', 'eval', 'compare')
+        JOIN annotate_prompt prompt ON prompt.id = pair.prompt_id AND prompt.model_id = %(model)s
+        CROSS JOIN LATERAL (
+            SELECT verdict, winner_id FROM annotate_judgement
+            WHERE assignment_id = assignment.uuid ORDER BY revision DESC LIMIT 1
+        ) said
+        WHERE assignment.labeler_id = %(labeler)s AND assignment.closed_at IS NOT NULL
+              AND said.verdict NOT IN ('', 'cannot_judge')
+        ORDER BY assignment.closed_at DESC LIMIT %(compared)s
+    )
+    SELECT avg(CASE WHEN said.winner_id IS NOT DISTINCT FROM mine.winner_id
+                    AND (said.winner_id IS NOT NULL OR said.verdict = mine.verdict) THEN 1 ELSE 0 END)
+    FROM mine
+    JOIN annotate_assignment other ON other.pair_id = mine.pair_id AND other.labeler_id <> %(labeler)s
+    CROSS JOIN LATERAL (
+        SELECT verdict, winner_id FROM annotate_judgement
+        WHERE assignment_id = other.uuid ORDER BY revision DESC LIMIT 1
+    ) said
+    WHERE said.verdict NOT IN ('', 'cannot_judge')
+          AND NOT EXISTS (SELECT FROM annotate_queueentry entry WHERE entry.pair_id = mine.pair_id)
+    GROUP BY mine.pair_id
 """
 
 
@@ -163,33 +190,12 @@ def _parameters(model: RegisteredModel, labeler: User) -> dict[str, int | dateti
 def agreement_of(*, model: RegisteredModel, labeler: User) -> Share | None:
     """Return how often others said the same as somebody, strength aside, on the newest pairs that both judged.
 
-    Only pairs that wait for nobody any more, or the number would tell what others said too early. Two queries.
+    Only pairs that wait for nobody any more, or the number would tell what others said too early.
     """
-    mine = {
-        judgement.assignment.pair_id: _said(judgement.verdict, judgement.winner_id)
-        for judgement in judgements_of(model=model, labeler=labeler)
-        .filter(assignment__pair__purpose__in=[Pair.Purpose.TRAIN, Pair.Purpose.EVAL, Pair.Purpose.COMPARE])
-        .exclude(verdict=Verdict.CANNOT_JUDGE)[:COMPARED]
-    }  # fmt: skip
-    others: dict[int, list[bool]] = defaultdict(list)
-    rows = (
-        judging.judgements_standing()
-        .filter(
-            ~Exists(QueueEntry.objects.filter(pair=OuterRef("assignment__pair"))),
-            assignment__pair__in=list(mine),
-        )
-        .exclude(assignment__labeler=labeler)
-        .exclude(verdict=Verdict.CANNOT_JUDGE)
-        .values_list("assignment__pair", "verdict", "winner")
-    )
-    for pair, verdict, winner in rows:
-        others[pair].append(_said(verdict, winner) == mine[pair])
-    return share_of(fmean(same) for same in others.values())
-
-
-def _said(verdict: str, winner: int | None) -> str | int:
-    """Return what two judgements agree in: who won, or else the verdict."""
-    return winner or verdict
+    parameters = {"model": model.pk, "labeler": labeler.pk, "compared": COMPARED}
+    with connection.cursor() as cursor:
+        cursor.execute(_AGREEMENT, parameters)
+        return share_of(float(same) for (same,) in cursor.fetchall())
 
 
 def share_of(cases: Iterable[float]) -> Share | None:

@@ -195,7 +195,9 @@ def row_of(*, model: RegisteredModel, labeler: User, uuid: UUID) -> Row:
 def active_ms_of(revisions: Sequence[Judgement]) -> int:
     """Add up the reading time of revisions, in milliseconds.
 
-    A change that repeats the time of what it changes, such as a reason that is added later, was not read again.
+    A page goes on counting when a pair comes back to it, and repeats the time when only a reason is added; a time
+    that is shorter than the one before was counted anew.
     """
     times = [revision.active_ms for revision in revisions]
-    return sum(now for before, now in zip([None, *times], times, strict=False) if now != before)
+    pairs = zip([0, *times], times, strict=False)
+    return sum(now - before if now >= before else now for before, now in pairs)

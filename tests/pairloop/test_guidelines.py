@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+
+import pytest
+from django.db import DatabaseError, connection, transaction
+from django.utils import timezone
+
+from annotate import actions, guidelines
+from annotate.models import Guidelines, Judgement, JudgingPolicy
+from pairloop.lib import edits
+from tests import factories
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def model():
+    return factories.RegisteredModelFactory()
+
+
+@pytest.fixture
+def admin():
+    return factories.UserFactory(username="ada", is_staff=True)
+
+
+def write(model, text, *, by=None) -> None:
+    """Change the guidelines as the settings page does."""
+    policy, _ = JudgingPolicy.objects.get_or_create(model=model)
+    seen = edits.fingerprint(policy, ["guidelines"])
+    actions.policy_change(model=model, values={"guidelines": text}, seen=seen, by=by)
+
+
+def shown_to(client, model, user, **query) -> str:
+    client.force_login(user)
+    answer = client.get(f"/models/{model.slug}/guidelines/", query)
+    assert answer.status_code == 200
+    return re.sub(r"\s+", " ", answer.text.partition("<main")[2])
+
+
+class TestWriting:
+    def test_keeps_every_text_with_its_number(self, model, admin):
+        write(model, "Be kind.", by=admin)
+        write(model, "Be kind and brief.", by=admin)
+
+        kept = Guidelines.objects.filter(model=model).order_by("version")
+
+        assert [(one.version, one.text, one.created_by) for one in kept] == [
+            (1, "Prefer the answer that helps more.", None),
+            (2, "Be kind.", admin),
+            (3, "Be kind and brief.", admin),
+        ]
+        assert JudgingPolicy.objects.get(model=model).guidelines_version == 3
+
+    def test_keeps_nothing_for_the_same_text(self, model):
+        write(model, "Be kind.")
+        write(model, "  Be kind.\r\n")
+
+        assert Guidelines.objects.filter(model=model).count() == 2
+
+    def test_keeps_nothing_for_another_setting(self, model):
+        policy = JudgingPolicy.objects.get(model=model)
+        values = {"samples": 5, "guidelines": policy.guidelines}
+        actions.policy_change(model=model, values=values, seen=edits.fingerprint(policy, values))
+
+        policy.refresh_from_db()
+        assert (policy.samples, policy.guidelines_version) == (5, 1)
+        assert not Guidelines.objects.exists()
+
+    def test_begins_with_an_empty_one_where_no_policy_was(self, model):
+        JudgingPolicy.objects.all().delete()
+        write(model, "Be kind.")
+
+        assert list(Guidelines.objects.order_by("version").values_list("version", "text")) == [
+            (1, ""),
+            (2, "Be kind."),
+        ]
+
+    def test_is_by_whoever_saves_the_settings(self, client, model, admin):
+        client.force_login(admin)
+        settings = client.get(f"/models/{model.slug}/settings/").text
+        seen = re.search(r'guidelines/".*?name="seen" value="(\w+)"', settings, re.DOTALL)[1]
+
+        client.post(
+            f"/models/{model.slug}/settings/guidelines/",
+            {"guidelines": "Be kind.", "seen": seen, "do": "save"},
+        )
+
+        assert Guidelines.objects.get(version=2).created_by == admin
+
+    @pytest.mark.parametrize("change", ["UPDATE annotate_guidelines SET text = 'x'", "DELETE FROM annotate_guidelines"])  # fmt: skip
+    def test_is_only_ever_added_to(self, model, change):
+        write(model, "Be kind.")
+
+        with pytest.raises(DatabaseError, match="append-only"), transaction.atomic():
+            with connection.cursor() as cursor:
+                cursor.execute(change)
+
+
+class TestStored:
+    def test_with_a_judgement_is_what_stood_then(self, model):
+        labeler = factories.MembershipFactory(model=model).user
+        for text in ("Be kind.", "Be brief."):
+            lease = factories.AssignmentFactory(pair__prompt__model=model, labeler=labeler)
+            actions.judgement_record(assignment=lease, verdict="left", now=timezone.now())
+            write(model, text)
+
+        followed = Judgement.objects.order_by("pk").values_list("guidelines_version", flat=True)
+
+        assert list(followed) == [1, 2]
+
+    def test_is_what_stood_when_the_pair_was_shown(self, model):
+        before = timezone.now()
+        write(model, "Be kind.")
+        write(model, "Be brief.")
+        after = timezone.now()
+        policy = JudgingPolicy.objects.get(model=model)
+        second = Guidelines.objects.get(version=2).created_at
+
+        assert guidelines.version_shown(policy, shown_at=None) == 3
+        assert guidelines.version_shown(policy, shown_at=after) == 3
+        assert guidelines.version_shown(policy, shown_at=second) == 2
+        assert guidelines.version_shown(policy, shown_at=before) == 1
+        # Before there was any, by a clock that is wrong.
+        assert guidelines.version_shown(policy, shown_at=before - timedelta(days=9)) == 3
+
+    def test_asks_the_database_only_when_somebody_changed_it(
+        self, model, django_assert_num_queries
+    ):
+        policy = JudgingPolicy.objects.get(model=model)
+
+        with django_assert_num_queries(0):
+            assert guidelines.version_shown(policy, shown_at=timezone.now()) == 1
+
+
+class TestPage:
+    def test_shows_all_with_date_count_and_change(self, client, model, admin):
+        write(model, "Prefer the answer that is kind.", by=admin)
+        for version in (1, 2, 2):
+            factories.JudgementFactory(
+                assignment__pair__prompt__model=model, guidelines_version=version
+            )
+        factories.JudgementFactory(guidelines_version=2)
+
+        shown = shown_to(client, model, admin)
+
+        newest, oldest = shown.split('id="edition-1"')
+        assert "in force" in newest
+        assert "by ada · 2 judgements" in newest
+        assert "1 judgement<" in oldest
+        assert "answer that <del>helps more.</del>" in newest
+        assert "answer that <ins>is kind.</ins>" in newest
+        assert "What changed" not in oldest
+        assert "Write the next version" in shown
+
+    def test_shows_labelers_the_texts_and_nobodys_work(self, client, model, admin):
+        write(model, "Be **kind**.", by=admin)
+        labeler = factories.MembershipFactory(model=model).user
+        factories.JudgementFactory(assignment__pair__prompt__model=model)
+
+        shown = shown_to(client, model, labeler)
+
+        assert "Be <strong>kind</strong>." in shown
+        assert "Prefer the answer that helps more." in shown
+        assert "ada" not in shown
+        assert "judgement<" not in shown
+        assert "Write the next" not in shown
+
+    def test_shows_what_came_with_the_model(self, client, model, admin):
+        shown = shown_to(client, model, admin)
+
+        assert "Number 1" in shown
+        assert "Prefer the answer that helps more." in shown
+        assert "not kept" not in shown
+
+    def test_says_when_earlier_ones_are_gone(self, client, model, admin):
+        JudgingPolicy.objects.filter(model=model).update(guidelines_version=4, guidelines="")
+
+        shown = shown_to(client, model, admin)
+
+        assert "Number 4" in shown
+        assert "go by their taste" in shown
+        assert "before this one are not kept" in shown
+
+    def test_goes_in_pages(self, client, model, admin):
+        for number in range(11):
+            write(model, f"Text {number}.")
+
+        first, second = shown_to(client, model, admin), shown_to(client, model, admin, page=2)
+
+        assert "Text 10." in first
+        assert 'rel="next"' in first
+        # The oldest of the first page knows what it changed, too.
+        assert first.count("What changed since") == 10
+        assert "Prefer the answer" in second
+
+    def test_escapes_what_somebody_wrote(self, client, model, admin):
+        write(model, "<script>a</script>")
+        write(model, "<script>b</script>")
+
+        assert "<script>" not in shown_to(client, model, admin)
+
+    def test_costs_the_same_for_many(self, client, model, admin, django_assert_max_num_queries):
+        for number in range(9):
+            write(model, f"Text {number}.", by=admin)
+        client.force_login(admin)
+
+        with django_assert_max_num_queries(7):
+            client.get(f"/models/{model.slug}/guidelines/")
+
+    def test_is_not_found_for_strangers(self, client, model):
+        client.force_login(factories.MembershipFactory().user)
+
+        assert client.get(f"/models/{model.slug}/guidelines/").status_code == 404
+
+    def test_is_linked_from_the_settings(self, client, model, admin):
+        client.force_login(admin)
+
+        assert (
+            f'href="/models/{model.slug}/guidelines/"'
+            in client.get(f"/models/{model.slug}/settings/").text
+        )
