@@ -32,16 +32,17 @@ def version_keep(policy: JudgingPolicy, *, before: str, by: User | None, now: da
     )
 
 
-def version_shown(policy: JudgingPolicy, *, shown_at: datetime | None) -> int:
-    """Return the number of the guidelines that stood when a pair was shown; the present one if nobody knows.
+def version_shown(
+    model_id: int, *, present: int, changed_at: datetime | None, shown_at: datetime | None
+) -> int:
+    """Return the number of the guidelines that stood when a pair was shown; `present` when nobody knows.
 
-    One query more, and only for what was on a screen while somebody changed the policy.
+    `changed_at` is when the policy changed last. One query, and only for what was on a screen at that moment.
     """
-    present = policy.guidelines_version
-    if shown_at is None or not policy.pk or shown_at >= policy.updated_at:
+    if shown_at is None or changed_at is None or shown_at >= changed_at:
         return present
     stood = Guidelines.objects.filter(
-        model=policy.model_id, version__lte=present, created_at__lte=shown_at
+        model=model_id, version__lte=present, created_at__lte=shown_at
     )
     found: int | None = stood.aggregate(last=Max("version"))["last"]
     return found or present

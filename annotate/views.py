@@ -12,7 +12,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_safe
 from django_htmx.http import HTMX_STOP_POLLING
 
-from annotate import actions, queries
+from annotate import judging, queries
 from annotate.forms import JudgementForm
 from annotate.models import Assignment, Verdict
 from annotate.waiting import waiting_for
@@ -49,8 +49,8 @@ def judge(request: Request, slug: str) -> HttpResponse:
     """Show the labeler's next pair, or what they are waiting for."""
     model = model_for(request.user, slug)
     try:
-        assignment = actions.pair_assign(model=model, labeler=request.user, now=timezone.now())
-    except actions.QueueEmpty:
+        assignment = judging.pair_assign(model=model, labeler=request.user, now=timezone.now())
+    except judging.QueueEmpty:
         return _waiting(request, model)
     return _pair(request, assignment, status=HTMX_STOP_POLLING if _polls(request) else 200)
 
@@ -66,7 +66,7 @@ def judgement(request: Request, slug: str, uuid: UUID) -> HttpResponse:
     form = JudgementForm(request.POST)
     if not form.is_valid():
         return _pair(request, assignment, form=form, status=422)
-    actions.judgement_record(
+    judging.judgement_record(
         assignment=assignment,
         verdict=form.cleaned_data["verdict"],
         active_ms=form.cleaned_data["active_ms"],
@@ -81,7 +81,7 @@ def judgement_undo(request: Request, slug: str, uuid: UUID) -> HttpResponse:
     """Take a judgement back; its pair follows. Repeating it changes nothing."""
     assignment = _assignment_for(request, slug, uuid)
     if request.method == "POST":
-        actions.judgement_undo(assignment=assignment, now=timezone.now())
+        judging.judgement_undo(assignment=assignment, now=timezone.now())
     return redirect("judge", slug)
 
 

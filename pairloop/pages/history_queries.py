@@ -14,7 +14,7 @@ from django.db.models.functions import Left
 from django.utils import timezone
 
 from annotate import queries as judging
-from annotate.models import Assignment, Judgement
+from annotate.models import CANNOT, REASONS, Assignment, Judgement
 from models_registry.models import RegisteredModel
 from pairloop.pages.history_fates import Fate, Told, fates_of, told_of
 
@@ -24,6 +24,8 @@ PAGE = 25
 BEGINNING = 200
 #: Name in the address -> what it is called, and how many days it goes back; the first is no filter.
 SPANS = {"": ("All", None), "today": ("Today", 0), "week": ("Last 7 days", 6)}
+#: Stored -> shown. Others come over REST and are shown as they are.
+WHY = dict([*REASONS, *CANNOT])
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ class Row:
     @property
     def reasons(self) -> list[str]:
         """Why, in words."""
-        return list(self.judgement.reasons)
+        return [WHY.get(reason, reason) for reason in self.judgement.reasons]
 
     @property
     def changes(self) -> int:

@@ -7,7 +7,7 @@ import pytest
 from django.db import DatabaseError, connection, transaction
 from django.utils import timezone
 
-from annotate import actions, guidelines
+from annotate import actions, guidelines, judging
 from annotate.models import Guidelines, Judgement, JudgingPolicy
 from pairloop.lib import edits
 from tests import factories
@@ -93,45 +93,75 @@ class TestWriting:
     def test_is_only_ever_added_to(self, model, change):
         write(model, "Be kind.")
 
-        with pytest.raises(DatabaseError, match="append-only"), transaction.atomic():
-            with connection.cursor() as cursor:
-                cursor.execute(change)
+        with (
+            pytest.raises(DatabaseError, match="append-only"),
+            transaction.atomic(),
+            connection.cursor() as cursor,
+        ):
+            cursor.execute(change)
 
 
 class TestStored:
-    def test_with_a_judgement_is_what_stood_then(self, model):
+    @pytest.fixture
+    def judge(self, model):
         labeler = factories.MembershipFactory(model=model).user
-        for text in ("Be kind.", "Be brief."):
-            lease = factories.AssignmentFactory(pair__prompt__model=model, labeler=labeler)
-            actions.judgement_record(assignment=lease, verdict="left", now=timezone.now())
-            write(model, text)
 
-        followed = Judgement.objects.order_by("pk").values_list("guidelines_version", flat=True)
+        def say(*, shown_at=None, lease=None, **others) -> int:
+            lease = lease or factories.AssignmentFactory(pair__prompt__model=model, labeler=labeler)
+            recorded = judging.judgement_record(
+                assignment=lease, verdict="left", now=timezone.now(), shown_at=shown_at, **others
+            )
+            return recorded.judgement.guidelines_version
 
-        assert list(followed) == [1, 2]
+        return say
 
-    def test_is_what_stood_when_the_pair_was_shown(self, model):
+    def test_with_a_judgement_is_what_stood_then(self, model, judge):
+        first = judge()
+        write(model, "Be kind.")
+
+        assert (first, judge()) == (1, 2)
+        assert sorted(Judgement.objects.values_list("guidelines_version", flat=True)) == [1, 2]
+
+    def test_is_what_stood_when_the_pair_was_shown(self, model, judge):
         before = timezone.now()
         write(model, "Be kind.")
+        between = timezone.now()
         write(model, "Be brief.")
-        after = timezone.now()
-        policy = JudgingPolicy.objects.get(model=model)
-        second = Guidelines.objects.get(version=2).created_at
 
-        assert guidelines.version_shown(policy, shown_at=None) == 3
-        assert guidelines.version_shown(policy, shown_at=after) == 3
-        assert guidelines.version_shown(policy, shown_at=second) == 2
-        assert guidelines.version_shown(policy, shown_at=before) == 1
-        # Before there was any, by a clock that is wrong.
-        assert guidelines.version_shown(policy, shown_at=before - timedelta(days=9)) == 3
+        assert judge(shown_at=before) == 1
+        assert judge(shown_at=between) == 2
+        assert judge(shown_at=timezone.now()) == 3
+        # By a clock that is wrong, before there was any.
+        assert judge(shown_at=before - timedelta(days=9)) == 3
 
-    def test_asks_the_database_only_when_somebody_changed_it(
-        self, model, django_assert_num_queries
-    ):
+    def test_of_a_change_is_what_stood_when_it_was_made(self, model, judge):
+        lease = factories.AssignmentFactory(pair__prompt__model=model)
+        judge(lease=lease)
+        write(model, "Be kind.")
+
+        assert judge(lease=lease, revise=True, note="Now I see.") == 2
+        assert list(
+            lease.judgements.values_list("guidelines_version", flat=True).order_by("pk")
+        ) == [1, 2]
+
+    def test_costs_a_query_only_while_somebody_changed_them(self, model, django_assert_num_queries):
         policy = JudgingPolicy.objects.get(model=model)
 
         with django_assert_num_queries(0):
-            assert guidelines.version_shown(policy, shown_at=timezone.now()) == 1
+            found = guidelines.version_shown(
+                model.pk, present=1, changed_at=policy.updated_at, shown_at=timezone.now()
+            )
+        assert found == 1
+
+    def test_is_the_number_that_the_rest_api_shows(self, client, model):
+        write(model, "Be kind.")
+        factories.QueueEntryFactory(pair__prompt__model=model)
+        client.force_login(factories.MembershipFactory(model=model).user)
+
+        pair = client.post(f"/api/v1/models/{model.slug}/assignments/").json()
+        client.post(f"/api/v1/assignments/{pair['id']}/judgement/", {"verdict": "left"}, "application/json")
+
+        assert pair["guidelines_version"] == Judgement.objects.get().guidelines_version == 2
 
 
 class TestPage:

@@ -8,7 +8,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from annotate import actions as judging
+from annotate import judging
 from annotate.models import Assignment, Judgement, Pair, Split, Verdict
 from models_registry.models import Alias, ModelVersion, Outcome
 from pairloop.pages import history_numbers
@@ -521,13 +521,12 @@ class TestFrozen:
 
 
 def change(judgement, *, verdict) -> Judgement:
-    """Say something else about a pair that was judged."""
-    judging.judgement_undo(assignment=judgement.assignment, now=timezone.now())
-    changed, is_new = judging.judgement_record(
-        assignment=judgement.assignment, verdict=verdict, now=timezone.now()
+    """Say something else about a pair that was judged, as the page's link leads to."""
+    recorded = judging.judgement_record(
+        assignment=judgement.assignment, verdict=verdict, now=timezone.now(), revise=True
     )
-    assert is_new
-    return changed
+    assert recorded.is_new
+    return recorded.judgement
 
 
 class TestAnswers:
@@ -590,8 +589,17 @@ class TestNumbers:
         worked = [(day.judged, day.active_ms) for day in numbers.days]
         assert worked == [(2, 90_000), (1, 20_000), *[(0, 0)] * 11, (1, 10_000)]
         assert (numbers.judged, numbers.active_ms) == (4, 120_000)
-        assert numbers.in_all == 5
         assert numbers.median_ms == 25_000
+
+    def test_count_what_stands_of_today_and_in_all(self, model, labeler):
+        for _ in range(3):
+            lease = factories.AssignmentFactory(pair__prompt__model=model, labeler=labeler)
+            judging.judgement_record(assignment=lease, verdict="tie", now=timezone.now())
+        judging.judgement_undo(assignment=lease, now=timezone.now())
+
+        numbers = self.numbers(model, labeler)
+
+        assert (numbers.today, numbers.in_all) == (2, 2)
 
     def test_count_days_where_the_server_is(self, model, labeler, settings):
         settings.TIME_ZONE = "Pacific/Auckland"
