@@ -13,7 +13,7 @@ from django.db import transaction
 from django.db.models import F, QuerySet
 from django.utils import timezone
 
-from annotate import guidelines, overlap, queries, tasks, turns
+from annotate import checks, guidelines, overlap, queries, tasks, turns
 from annotate.models import (
     DECIDED,
     Assignment,
@@ -106,10 +106,17 @@ def _leased(
     held = turns.held_of(desk, have=have, now=now)
     if held and not held[0].set_aside_at:
         return _prolong(held[0], now, until)
-    # gold and repeats: what checks.check_next leases on top of the queue comes here.
+    first_left = _goes_left(desk.tally.sides_lead, chance)
+    # gold and repeats: leased on top of the queue.
+    check = checks.check_next(
+        model=model, labeler=labeler, tally=desk.tally, policy=_checks_of(desk), now=now,
+        chance=chance, until=until, first_left=first_left,
+    )  # fmt: skip
+    if check:
+        return check.pk
     found = turns.pair_take(
         desk=desk,
-        first_left=_goes_left(desk.tally.sides_lead, chance),
+        first_left=first_left,
         candidate_left=_goes_left(desk.tally.compare_lead, chance),
         seconds_first=chance.random() < SECONDS_SHARE,
         now=now,
@@ -119,6 +126,12 @@ def _leased(
     if found is None and held:
         return _prolong(held[0], now, until)
     return found
+
+
+def _checks_of(desk: turns.Desk) -> JudgingPolicy:
+    if desk.gold_share is None or desk.repeat_share is None:
+        return DEFAULTS
+    return JudgingPolicy(gold_share=desk.gold_share, repeat_share=desk.repeat_share)
 
 
 def _lease_of(minutes: int | None) -> timedelta:
@@ -194,6 +207,15 @@ def leases_give_back(*, labeler: User, now: datetime, model: RegisteredModel | N
     list(own.filter(model=model) if model else own)
     held = Assignment.objects.select_for_update(of=("self",)).filter(labeler=labeler)
     return _leases_end(held.filter(pair__prompt__model=model) if model else held, now=now)
+
+
+@transaction.atomic
+def lease_release(*, assignment: Assignment, now: datetime) -> None:
+    """Give one leased pair back for somebody else to judge. One that was judged meanwhile stays so."""
+    turns.desk_lock(model_id=assignment.pair.prompt.model_id, labeler_id=assignment.labeler_id)
+    _leases_end(
+        Assignment.objects.select_for_update(of=("self",)).filter(pk=assignment.pk), now=now
+    )
 
 
 def _leases_end(leases: QuerySet[Assignment, Assignment], *, now: datetime) -> int:

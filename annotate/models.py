@@ -15,6 +15,8 @@ from models_registry.models import SHA256, Comparison, ModelVersion, RegisteredM
 
 #: At least one prompt in five is held out, or nothing can be proved about a version.
 LEAST_HOLDOUT_SHARE = 0.2
+#: More gold pairs, or more repeats, would be work that nothing is learned from.
+MOST_CHECKS = 0.2
 
 
 class Split(models.TextChoices):
@@ -57,6 +59,10 @@ class JudgingPolicy(models.Model):
     eval_share = models.FloatField(default=0.1)
     #: Share of prompts that are never trained on.
     holdout_share = models.FloatField(default=LEAST_HOLDOUT_SHARE)
+    #: Share of a labeler's turns that are a pair of which the better answer is known.
+    gold_share = models.FloatField(default=0.03)
+    #: Share of a labeler's turns that are a pair of their own again, with its sides swapped.
+    repeat_share = models.FloatField(default=0.03)
     #: Minutes that an assignment is reserved for its labeler.
     lease_minutes = models.PositiveIntegerField(default=30)
     updated_at = models.DateTimeField(auto_now=True)
@@ -99,6 +105,11 @@ class JudgingPolicy(models.Model):
                 name="policy_holdout_share_bounds",
             ),
             models.CheckConstraint(condition=Q(lease_minutes__gte=1), name="policy_lease_bounds"),
+            models.CheckConstraint(
+                condition=Q(gold_share__gte=0, gold_share__lte=MOST_CHECKS)
+                & Q(repeat_share__gte=0, repeat_share__lte=MOST_CHECKS),
+                name="policy_checks_bounds",
+            ),
         ]
 
     def __str__(self) -> str:
@@ -264,7 +275,7 @@ class Pair(models.Model):
             ),
             models.UniqueConstraint(
                 fields=["first", "second"],
-                condition=~Q(purpose="repeat"),
+                condition=~Q(purpose__in=["gold", "repeat"]),
                 name="pair_once",
             ),
             models.CheckConstraint(
@@ -720,3 +731,98 @@ class ComparisonDrop(models.Model):
     def __str__(self) -> str:
         """Return which prompt is left out and why."""
         return f"{self.prompt}: {self.reason}"
+
+
+class Gold(models.Model):
+    """A pair of which staff knows the better completion: a copy of one that was judged, served silently."""
+
+    #: Of purpose gold, with the original's completions.
+    pair = models.OneToOneField(Pair, models.PROTECT, primary_key=True, related_name="gold")
+    model = models.ForeignKey(RegisteredModel, models.PROTECT, related_name="+")
+    original = models.OneToOneField(Pair, models.PROTECT, related_name="gold_copy")
+    expected = models.ForeignKey(Completion, models.PROTECT, related_name="+")
+    #: Why that one is better, for whoever looks at the answers later.
+    why = models.TextField(blank=True)
+    made_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="+")
+    made_at = models.DateTimeField()
+    #: Not served any more since; what was said about it is kept.
+    retired_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        """Database rules."""
+
+        indexes = [
+            models.Index(
+                fields=["model", "-pair"], condition=Q(retired_at=None), name="gold_served"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        """Return what it is a copy of."""
+        return f"gold of {self.original}"
+
+
+class Repeat(models.Model):
+    """An assignment that shows a labeler their own judged pair again, with its sides swapped."""
+
+    assignment = models.OneToOneField(
+        Assignment, models.PROTECT, primary_key=True, related_name="repeat"
+    )
+    model = models.ForeignKey(RegisteredModel, models.PROTECT, related_name="+")
+    original = models.OneToOneField(Assignment, models.PROTECT, related_name="repeated")
+    made_at = models.DateTimeField()
+
+    class Meta:
+        """Database rules."""
+
+        indexes = [models.Index(fields=["model", "-made_at"], name="repeat_newest")]
+
+    def __str__(self) -> str:
+        """Return what it repeats."""
+        return f"again {self.original}"
+
+
+class Flag(models.Model):
+    """A labeler's mark on an assignment that staff should look at. Open until taken back or resolved."""
+
+    assignment = models.ForeignKey(Assignment, models.PROTECT, related_name="flags")
+    model = models.ForeignKey(RegisteredModel, models.PROTECT, related_name="+")
+    note = models.TextField(blank=True)
+    raised_at = models.DateTimeField()
+    taken_back_at = models.DateTimeField(null=True, blank=True)
+    resolved_at = models.DateTimeField(null=True, blank=True)
+    resolved_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.PROTECT, null=True, blank=True, related_name="+"
+    )
+    #: What staff says to it, a sentence.
+    resolution = models.TextField(blank=True)
+
+    class Meta:
+        """Database rules."""
+
+        constraints = [
+            models.UniqueConstraint(
+                fields=["assignment"],
+                condition=Q(taken_back_at=None, resolved_at=None),
+                name="flag_open_once",
+            ),
+            models.CheckConstraint(
+                condition=Q(taken_back_at=None) | Q(resolved_at=None), name="flag_ends_once"
+            ),
+            models.CheckConstraint(
+                condition=Q(resolved_at=None, resolved_by=None, resolution="")
+                | (Q(resolved_at__isnull=False, resolved_by__isnull=False) & ~Q(resolution="")),
+                name="flag_resolved_by_somebody",
+            ),
+        ]
+        indexes = [
+            models.Index(
+                fields=["model", "-raised_at"],
+                condition=Q(taken_back_at=None),
+                name="flag_raised",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        """Return where it is."""
+        return f"flag on {self.assignment_id}"

@@ -49,7 +49,7 @@ HELD = """
     )
     SELECT mine.id, mine.judged, mine.day, mine.today, mine.sides_lead, mine.compare_lead,
            mine.since_repeat, mine.turn, mine.turn = seen.turn AS is_current,
-           policy.lease_minutes,
+           policy.lease_minutes, policy.gold_share, policy.repeat_share,
            (SELECT max(labeler_id) FROM annotate_tally WHERE model_id = %(model)s) AS last_labeler,
            lease.uuid, lease.pair_id, lease.assigned_at, lease.expires_at, lease.set_aside_at,
            (SELECT max(id) FROM annotate_judgement WHERE assignment_id = lease.uuid) AS said
@@ -90,6 +90,9 @@ class Desk:
     leases: tuple[Lease, ...]
     #: None: the model has no policy yet.
     lease_minutes: int | None
+    #: Shares of a labeler's turns that are a check.
+    gold_share: float | None
+    repeat_share: float | None
     #: The highest id of a labeler of this model.
     last_labeler: int
 
@@ -114,6 +117,8 @@ def desk_lock(*, model_id: int, labeler_id: int) -> Desk:
         ),
         leases=tuple(Lease(**{name: row[name] for name in held}) for row in rows if row["uuid"]),
         lease_minutes=first["lease_minutes"],
+        gold_share=first["gold_share"],
+        repeat_share=first["repeat_share"],
         last_labeler=first["last_labeler"],
     )
 
@@ -264,11 +269,18 @@ def _ranges(labeler: int, start: int) -> list[tuple[int, int]]:
 
 # --- Holding on ----------------------------------------------------------------------------------------
 
-#: Prolongs own leases that are open; takes those anew that had ended, where the pair is still free for them.
+#: Prolongs own leases that are open; takes those anew that had ended, where the pair is still free for them. A
+#: gold pair or a repeat is not in the queue and free for its labeler until it is judged.
 #: Reads `shown` and `waiting` as one list with an end for each.
 KEEP = """
     WITH asked AS (
-        SELECT own.uuid, own.pair_id, own.closed_at, wish.until
+        SELECT own.uuid, own.pair_id, own.closed_at, wish.until,
+               pair.purpose IN ('gold', 'repeat') AS is_check,
+               EXISTS (
+                   SELECT FROM annotate_judgement said
+                   WHERE said.assignment_id = own.uuid AND said.verdict <> '' AND said.revision = (
+                       SELECT max(revision) FROM annotate_judgement WHERE assignment_id = own.uuid)
+               ) AS is_judged
         FROM unnest(%(uuids)s::uuid[], %(untils)s::timestamptz[]) AS wish (uuid, until)
         JOIN annotate_assignment own USING (uuid)
         JOIN annotate_pair pair ON pair.id = own.pair_id
@@ -279,10 +291,7 @@ KEEP = """
         SELECT entry.pair_id, asked.uuid FROM annotate_queueentry entry JOIN asked USING (pair_id)
         WHERE asked.closed_at IS NOT NULL AND entry.wanted > entry.leased
           AND coalesce(entry.reserved_for_id, %(labeler)s) = %(labeler)s
-          AND NOT EXISTS (
-              SELECT FROM annotate_judgement said WHERE said.assignment_id = asked.uuid AND said.verdict <> ''
-                AND said.revision = (
-                    SELECT max(revision) FROM annotate_judgement WHERE assignment_id = asked.uuid))
+          AND NOT asked.is_judged
         FOR UPDATE OF entry SKIP LOCKED
     ), leased AS (
         UPDATE annotate_queueentry entry SET leased = entry.leased + 1
@@ -292,9 +301,10 @@ KEEP = """
     )
     UPDATE annotate_assignment own
     SET expires_at = greatest(own.expires_at, asked.until), closed_at = NULL,
-        is_on_top = own.is_on_top AND asked.closed_at IS NULL
+        is_on_top = own.is_on_top AND (asked.closed_at IS NULL OR asked.is_check)
     FROM asked LEFT JOIN again USING (uuid)
-    WHERE own.uuid = asked.uuid AND (asked.closed_at IS NULL OR again.uuid IS NOT NULL)
+    WHERE own.uuid = asked.uuid
+      AND (asked.closed_at IS NULL OR again.uuid IS NOT NULL OR (asked.is_check AND NOT asked.is_judged))
     RETURNING own.uuid
 """
 

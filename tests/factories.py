@@ -18,6 +18,8 @@ from annotate.models import (
     Assignment,
     ComparisonDrop,
     Completion,
+    Flag,
+    Gold,
     Import,
     ImportedPreference,
     Judgement,
@@ -25,6 +27,7 @@ from annotate.models import (
     Pair,
     Prompt,
     QueueEntry,
+    Repeat,
     Split,
     Verdict,
 )
@@ -346,6 +349,63 @@ class JudgementFactory(DjangoModelFactory):
             return None
         is_left = self.verdict in (Verdict.LEFT, Verdict.LEFT_MUCH)
         return self.assignment.left if is_left else self.assignment.right
+
+
+class GoldFactory(DjangoModelFactory):
+    """A gold pair of a judged one, of which the first answer is expected."""
+
+    class Meta:
+        model = Gold
+
+    model = factory.SubFactory(RegisteredModelFactory)
+    original = factory.SubFactory(PairFactory, prompt__model=factory.SelfAttribute("...model"))
+    pair = factory.LazyAttribute(
+        lambda gold: PairFactory(
+            prompt=gold.original.prompt,
+            first=gold.original.first,
+            second=gold.original.second,
+            purpose=Pair.Purpose.GOLD,
+        )
+    )
+    expected = factory.SelfAttribute("original.first")
+    made_by = factory.SubFactory(UserFactory, is_staff=True)
+    made_at = factory.LazyFunction(timezone.now)
+
+
+class RepeatFactory(DjangoModelFactory):
+    """A labeler's judged pair again, with its sides swapped; not judged again yet."""
+
+    class Meta:
+        model = Repeat
+
+    original = factory.SubFactory(AssignmentFactory)
+    model = factory.SelfAttribute("original.pair.prompt.model")
+    assignment = factory.LazyAttribute(
+        lambda repeat: AssignmentFactory(
+            pair=PairFactory(
+                prompt=repeat.original.pair.prompt,
+                first=repeat.original.pair.first,
+                second=repeat.original.pair.second,
+                purpose=Pair.Purpose.REPEAT,
+            ),
+            labeler=repeat.original.labeler,
+            first_is_left=not repeat.original.first_is_left,
+            is_on_top=True,
+        )
+    )
+    made_at = factory.LazyFunction(timezone.now)
+
+
+class FlagFactory(DjangoModelFactory):
+    """A flag that waits for staff."""
+
+    class Meta:
+        model = Flag
+
+    assignment = factory.SubFactory(AssignmentFactory)
+    model = factory.SelfAttribute("assignment.pair.prompt.model")
+    note = "Something is wrong here."
+    raised_at = factory.LazyFunction(timezone.now)
 
 
 class RoundPolicyFactory(DjangoModelFactory):

@@ -23,7 +23,7 @@ JOIN models_registry_registeredmodel model ON model.id = policy.model_id
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("annotate", "0007_core"),
+        ("annotate", "0007_quality"),
         ("models_registry", "0007_comparisons"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]

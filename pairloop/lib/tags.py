@@ -46,6 +46,7 @@ MODEL_PAGES = {
     "versions": "Versions",
     "compare": "Compare",
     "playground": "Play",
+    "quality": "Quality",
     "people": "People",
     "settings": "Settings",
 }

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from statistics import fmean
 
 from django.contrib.auth.models import User
 from django.db import connection
 from django.utils import timezone
 from django.utils.safestring import SafeString
 
+from annotate import quality
 from annotate import queries as judging
 from models_registry.models import RegisteredModel
-from models_registry.stats import evidence
-from models_registry.stats.evidence import Rate
 from pairloop.lib.charts import bars
 from pairloop.pages.history_queries import midnight
 
 #: Days that hours are told of, today among them.
 DAYS = 14
-#: Below so many cases a share says nothing, so none is shown.
-LEAST = 10
-#: One's newest judgements that are held against what others said.
-COMPARED = 1000
 
 #: Time and judgements by day; time as `active_ms_of` counts it. What was changed lately may have been judged long
 #: ago, hence the second branch.
@@ -63,34 +56,6 @@ _MEDIAN = """
     JOIN annotate_judgement judgement ON judgement.assignment_id = assignment.uuid AND judgement.revision = 1
     WHERE assignment.labeler_id = %(labeler)s AND assignment.closed_at >= %(since)s AND judgement.active_ms > 0
 """
-#: For each of the newest pairs that others judged, too: the share of them that preferred the same completion, or
-#: neither in the same way. Gold pairs and repeats are other questions.
-_AGREEMENT = """
-    WITH mine AS (
-        SELECT assignment.pair_id, said.verdict, said.winner_id
-        FROM annotate_assignment assignment
-        JOIN annotate_pair pair ON pair.id = assignment.pair_id AND pair.purpose IN ('train', 'eval', 'compare')
-        JOIN annotate_prompt prompt ON prompt.id = pair.prompt_id AND prompt.model_id = %(model)s
-        CROSS JOIN LATERAL (
-            SELECT verdict, winner_id FROM annotate_judgement
-            WHERE assignment_id = assignment.uuid ORDER BY revision DESC LIMIT 1
-        ) said
-        WHERE assignment.labeler_id = %(labeler)s AND assignment.closed_at IS NOT NULL
-              AND said.verdict NOT IN ('', 'cannot_judge')
-        ORDER BY assignment.closed_at DESC LIMIT %(compared)s
-    )
-    SELECT avg(CASE WHEN said.winner_id IS NOT DISTINCT FROM mine.winner_id
-                    AND (said.winner_id IS NOT NULL OR said.verdict = mine.verdict) THEN 1 ELSE 0 END)
-    FROM mine
-    JOIN annotate_assignment other ON other.pair_id = mine.pair_id AND other.labeler_id <> %(labeler)s
-    CROSS JOIN LATERAL (
-        SELECT verdict, winner_id FROM annotate_judgement
-        WHERE assignment_id = other.uuid ORDER BY revision DESC LIMIT 1
-    ) said
-    WHERE said.verdict NOT IN ('', 'cannot_judge')
-          AND NOT EXISTS (SELECT FROM annotate_queueentry entry WHERE entry.pair_id = mine.pair_id)
-    GROUP BY mine.pair_id
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +71,15 @@ class Day:
 class Share:
     """A share of cases with its interval."""
 
-    rate: Rate
+    value: float
+    low: float
+    high: float
     cases: int
 
     @property
     def words(self) -> str:
         """It with its interval, in percent."""
-        return f"{self.rate.value:.0%} [{100 * self.rate.low:.0f}, {100 * self.rate.high:.0f}]"
+        return f"{self.value:.0%} [{100 * self.low:.0f}, {100 * self.high:.0f}]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +92,9 @@ class Numbers:
     days: tuple[Day, ...]
     #: Milliseconds; None without any.
     median_ms: int | None
-    #: On closed pairs that others judged, too; None below LEAST of them.
+    #: On closed pairs that others judged, too; None for too few.
     agreement: Share | None
-    #: On pairs that came again; None below LEAST of them.
+    #: On pairs that came again; None for too few.
     consistency: Share | None
 
     @property
@@ -153,15 +120,15 @@ class Numbers:
 
 
 def numbers_of(*, model: RegisteredModel, labeler: User) -> Numbers:
-    """Count what somebody did for a model. Seven queries; all but the first look at the last days or pairs only."""
+    """Count what somebody did for a model. Seven queries, which look at the last days or pairs only."""
     progress = judging.judging_progress(model=model, labeler=labeler, since=midnight())
     return Numbers(
         today=progress.today,
         in_all=progress.in_all,
         days=_days(model, labeler),
         median_ms=_median(model, labeler),
-        agreement=agreement_of(model=model, labeler=labeler),
-        consistency=None,
+        agreement=_share(quality.agreement_of(labeler, model)),
+        consistency=_share(quality.consistency_of(labeler, model)),
     )
 
 
@@ -187,20 +154,5 @@ def _parameters(model: RegisteredModel, labeler: User) -> dict[str, int | dateti
     return {"model": model.pk, "labeler": labeler.pk, "since": since}
 
 
-def agreement_of(*, model: RegisteredModel, labeler: User) -> Share | None:
-    """Return how often others said the same as somebody, strength aside, on the newest pairs that both judged.
-
-    Only pairs that wait for nobody any more, or the number would tell what others said too early.
-    """
-    parameters = {"model": model.pk, "labeler": labeler.pk, "compared": COMPARED}
-    with connection.cursor() as cursor:
-        cursor.execute(_AGREEMENT, parameters)
-        return share_of(float(same) for (same,) in cursor.fetchall())
-
-
-def share_of(cases: Iterable[float]) -> Share | None:
-    """Return the mean of cases with its interval; None for too few."""
-    found = list(cases)
-    if len(found) < LEAST:
-        return None
-    return Share(evidence.wilson(fmean(found), len(found)), len(found))
+def _share(own: quality.Own | None) -> Share | None:
+    return Share(*own) if own else None

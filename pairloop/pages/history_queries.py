@@ -8,13 +8,13 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from django.contrib.auth.models import User
-from django.db.models import Q, QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.db.models.fields.json import KeyTextTransform, KeyTransform
 from django.db.models.functions import Left
 from django.utils import timezone
 
 from annotate import queries as judging
-from annotate.models import CANNOT, REASONS, Assignment, Judgement
+from annotate.models import CANNOT, REASONS, Assignment, Flag, Judgement
 from models_registry.models import RegisteredModel
 from pairloop.pages.history_fates import Fate, Told, fates_of, told_of
 
@@ -34,6 +34,7 @@ class Wanted:
 
     verdict: str = ""
     has_note: bool = False
+    is_flagged: bool = False
     #: A key of SPANS.
     span: str = ""
 
@@ -70,6 +71,8 @@ class Row:
     #: Of the prompt's last message.
     beginning: str
     fate: Fate
+    #: The last one that was raised and not taken back.
+    flag: Flag | None
 
     @property
     def judgement(self) -> Judgement:
@@ -85,6 +88,11 @@ class Row:
     def changes(self) -> int:
         """How often it was changed since it was first said."""
         return len(self.told.revisions) - 1
+
+    @property
+    def is_flagged(self) -> bool:
+        """Whether staff was asked to look at the pair."""
+        return self.flag is not None
 
     @property
     def is_late(self) -> bool:
@@ -109,7 +117,7 @@ class HistoryPage:
 def history_page(
     *, model: RegisteredModel, labeler: User, wanted: Wanted, before: Place | None
 ) -> HistoryPage:
-    """Return somebody's newest judgements of a model, or those behind a place. Eight queries.
+    """Return somebody's newest judgements of a model, or those behind a place. Nine queries.
 
     Costs the same on every page, however many there are; a filter that few pass looks through all of one's own.
     """
@@ -149,10 +157,19 @@ def _wanted(
         judgements = judgements.filter(verdict=wanted.verdict)
     if wanted.has_note:
         judgements = judgements.exclude(note="")
+    if wanted.is_flagged:
+        judgements = judgements.filter(
+            Exists(flags_standing().filter(assignment=OuterRef("assignment")))
+        )
     days = SPANS[wanted.span][1]
     if days is not None:
         judgements = judgements.filter(assignment__closed_at__gte=midnight(days_ago=days))
     return judgements
+
+
+def flags_standing() -> QuerySet[Flag, Flag]:
+    """Select the flags that their labeler did not take back."""
+    return Flag.objects.filter(taken_back_at=None)
 
 
 def midnight(*, days_ago: int = 0) -> datetime:
@@ -170,8 +187,15 @@ def rows_of(model: RegisteredModel, judgements: Sequence[Judgement]) -> list[Row
     revisions = revisions_of([judgement.assignment_id for judgement in judgements])
     told = told_of(judgements, revisions)
     fates = fates_of(model, told)
+    raised = flags_standing().filter(assignment__in=[one.assignment_id for one in judgements])
+    flags = {flag.assignment_id: flag for flag in raised.order_by("pk")}
     return [
-        Row(told=one, beginning=_beginning(judgement), fate=fate)
+        Row(
+            told=one,
+            beginning=_beginning(judgement),
+            fate=fate,
+            flag=flags.get(judgement.assignment_id),
+        )
         for judgement, one, fate in zip(judgements, told, fates, strict=True)
     ]
 

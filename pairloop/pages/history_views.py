@@ -74,6 +74,7 @@ def _wanted(request: Request) -> Wanted:
     return Wanted(
         verdict=verdict if verdict in Verdict.values else "",
         has_note=request.GET.get("note") == "1",
+        is_flagged=request.GET.get("flagged") == "1",
         span=span if span in SPANS else "",
     )
 
@@ -81,17 +82,15 @@ def _wanted(request: Request) -> Wanted:
 def _filters(wanted: Wanted) -> list[tuple[str, list[Chip]]]:
     """Return the filters by what they are about."""
     said = [("", "All"), *Verdict.choices]
+    noted, flagged = wanted.has_note, wanted.is_flagged
     return [
         ("When", [_chip(wanted, title, span=span) for span, (title, _) in SPANS.items()]),
         ("What I said", [_chip(wanted, title, verdict=verdict) for verdict, title in said]),
         (
             "With",
             [
-                _toggle(
-                    "A note",
-                    replace(wanted, has_note=not wanted.has_note),
-                    is_chosen=wanted.has_note,
-                )
+                _toggle("A note", replace(wanted, has_note=not noted), is_chosen=noted),
+                _toggle("A flag", replace(wanted, is_flagged=not flagged), is_chosen=flagged),
             ],
         ),
     ]
@@ -111,6 +110,7 @@ def _query(wanted: Wanted) -> str:
     fields = {
         "verdict": wanted.verdict,
         "note": "1" if wanted.has_note else "",
+        "flagged": "1" if wanted.is_flagged else "",
         "span": wanted.span,
     }
     return urlencode({name: value for name, value in fields.items() if value})

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from django import forms
 from django.db.models import Model
 
-from annotate.models import LEAST_HOLDOUT_SHARE, JudgingPolicy
+from annotate.models import LEAST_HOLDOUT_SHARE, MOST_CHECKS, JudgingPolicy
 from models_registry.models import RegisteredModel
 from training import guardrails, presets
 from training.models import Reference, RoundPolicy
@@ -204,6 +204,14 @@ class JudgingForm(SettingsForm):
     holdout_share = Percent(
         "Held-out prompts", LEAST_HOLDOUT_SHARE, 0.8,
         "Prompts that are never trained on. A prompt's side is settled when it is imported, so this is about prompts imported later.",
+    )  # fmt: skip
+    gold_share = Percent(
+        "Gold pairs", 0, MOST_CHECKS,
+        "So many of a labeler's turns are a pair of which you know the better answer, made on the quality page. They look like any other; nothing is trained on them.",
+    )  # fmt: skip
+    repeat_share = Percent(
+        "Repeats", 0, MOST_CHECKS,
+        "So many turns are a pair that the labeler judged at least fifty pairs ago, with its sides swapped: whoever judges the answers and not the sides says the same again.",
     )  # fmt: skip
 
 

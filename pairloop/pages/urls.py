@@ -10,6 +10,7 @@ from pairloop.pages import (
     history_views,
     people_views,
     play_views,
+    quality_views,
     settings_views,
     triple_views,
     version_views,
@@ -39,6 +40,28 @@ urlpatterns = [
         name="history-judgement",
     ),
     path("models/<slug:slug>/guidelines/", guidelines_views.guidelines, name="guidelines"),
+    path("models/<slug:slug>/quality/", quality_views.quality, name="quality"),
+    path("models/<slug:slug>/quality/gold/", quality_views.quality_gold, name="quality-gold"),
+    path(
+        "models/<slug:slug>/quality/gold/<int:pk>/retire/",
+        quality_views.quality_gold_retire,
+        name="quality-gold-retire",
+    ),
+    path(
+        "models/<slug:slug>/quality/leases/<uuid:uuid>/",
+        quality_views.quality_lease,
+        name="quality-lease",
+    ),
+    path(
+        "models/<slug:slug>/quality/leases/of/<int:pk>/",
+        quality_views.quality_leases,
+        name="quality-leases",
+    ),
+    path(
+        "models/<slug:slug>/quality/flags/<int:pk>/",
+        quality_views.quality_flag,
+        name="quality-flag",
+    ),
     path("models/<slug:slug>/settings/", settings_views.settings, name="settings"),
     path(
         "models/<slug:slug>/settings/<slug:key>/",

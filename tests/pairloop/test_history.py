@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from itertools import combinations, islice
+from math import isqrt
 
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from annotate import judging
-from annotate.models import Assignment, Judgement, Pair, Split, Verdict
+from annotate import flags, judging
+from annotate.models import Assignment, Flag, Judgement, Pair, Split, Verdict
 from models_registry.models import Alias, ModelVersion, Outcome
 from pairloop.pages import history_numbers
 from pairloop.pages.history_queries import PAGE, Place, Wanted, active_ms_of, history_page
@@ -196,6 +198,23 @@ class TestFilters:
         assert found(span="today") == {tie.pk, noted.pk}
         assert found(span="week") == {tie.pk, noted.pk, old.pk}
         assert found(verdict="left", span="today") == {noted.pk}
+
+    def test_know_flags_that_stand(self, model, labeler, look):
+        flagged = judged(model, labeler).assignment
+        taken_back = judged(model, labeler).assignment
+        for lease, is_raised in ((flagged, True), (taken_back, True), (taken_back, False)):
+            flags.flag_set(assignment=lease, is_raised=is_raised, note="Odd?", now=timezone.now())
+        Flag.objects.filter(assignment=flagged).update(
+            resolved_at=timezone.now(), resolved_by=factories.UserFactory(), resolution="It is."
+        )
+
+        rows = page_of(model, labeler, is_flagged=True).rows
+
+        assert [row.judgement.assignment for row in rows] == [flagged]
+        shown = look(flagged="1")
+        assert "Odd?" in shown
+        assert "Answer: It is." in shown
+        assert look().count(">flagged<") == 1
 
     def test_go_by_what_stands(self, model, labeler):
         lease = judged(model, labeler, verdict=Verdict.TIE).assignment
@@ -675,7 +694,7 @@ class TestNumbers:
 
         agreement = self.numbers(model, labeler).agreement
 
-        assert (agreement.rate.value, agreement.cases) == (0.5, 10)
+        assert (agreement.value, agreement.cases) == (0.5, 10)
 
     def test_leave_quality_checks_out_of_agreement(self, model, labeler):
         for _ in range(10):
@@ -683,6 +702,18 @@ class TestNumbers:
             judged(model, factories.UserFactory(), pair=pair)
 
         assert self.numbers(model, labeler).agreement is None
+
+    def test_tell_consistency_from_ten_repeats_on(self, model, labeler):
+        for number in range(10):
+            assert self.numbers(model, labeler).consistency is None
+            again = factories.RepeatFactory(original=judged(model, labeler).assignment).assignment
+            # The sides are swapped: what was left is right.
+            verdict = "right" if number < 8 else "left"
+            factories.JudgementFactory(assignment=again, verdict=verdict)
+
+        consistency = self.numbers(model, labeler).consistency
+
+        assert (consistency.words, consistency.cases) == ("80% [49, 94]", 10)
 
     def test_are_shown(self, look, model, labeler):
         judged(model, labeler, active_ms=3_700_000)
@@ -712,10 +743,11 @@ class TestCost:
         assert many == one
         assert max(many) <= 18
 
+    @pytest.mark.slow
     def test_does_not_grow_with_what_somebody_judged(self, model, labeler):
-        """Rows that PostgreSQL looks at, for 300 judgements and for 12,300."""
+        """Rows that PostgreSQL looks at, for 300 judgements and for 10,300."""
         few = self._rows_looked_at(model, labeler, add=300)
-        many = self._rows_looked_at(model, labeler, add=12_000)
+        many = self._rows_looked_at(model, labeler, add=10_000)
 
         assert max(many.values()) <= 1.5 * max(few.values())
         assert max(many.values()) < 1000
@@ -742,47 +774,32 @@ def _queries(client, address) -> int:
 
 
 def _judge_many(model, labeler, count: int) -> None:
-    """Add judgements by SQL, each on a pair and a prompt of its own, and some of others beside them."""
-    version = model.versions.get(number=0)
-    other = factories.UserFactory()
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """
-            WITH prompt AS (
-                INSERT INTO annotate_prompt (model_id, messages, sha256, split, tags, refusal, created_at)
-                SELECT %(model)s, '[{"role": "user", "content": "Why?"}]',
-                       encode(sha256((%(seed)s || n)::bytea), 'hex'), 'train', '{}', '', now()
-                FROM generate_series(1, %(count)s) n RETURNING id
-            ), side AS (
-                INSERT INTO annotate_completion (prompt_id, origin, version_id, text, prompt_ids, completion_ids,
-                                                 finish_reason, sampling, created_at)
-                SELECT id, 'engine', %(version)s, 'An answer.', '{1}', '{2}', 'stop', '{}', now()
-                FROM prompt, generate_series(1, 2) RETURNING id, prompt_id
-            ), pair AS (
-                INSERT INTO annotate_pair (prompt_id, prompt_split, first_id, second_id, purpose, arm, priority,
-                                           created_at)
-                SELECT prompt_id, 'train', min(id), max(id), 'train', 'uniform', 0, now()
-                FROM side GROUP BY prompt_id RETURNING id
-            ), lease AS (
-                INSERT INTO annotate_assignment (uuid, pair_id, labeler_id, first_is_left, assigned_at, expires_at,
-                                                 closed_at, is_on_top)
-                SELECT gen_random_uuid(), id, labeler, true, now(), now(), now() - row_number() OVER (ORDER BY id) * interval '4 minutes', false
-                FROM pair, unnest(ARRAY[%(labeler)s, %(other)s]) labeler RETURNING uuid, closed_at
-            )
-            INSERT INTO annotate_judgement (assignment_id, revision, verdict, reasons, note, active_ms,
-                                            guidelines_version, is_late, judged_at)
-            SELECT uuid, revision, 'tie', '{}', '', 1000, 1, false, closed_at
-            FROM lease, generate_series(1, 2) revision
-            """,
-            {
-                "model": model.pk,
-                "version": version.pk,
-                "labeler": labeler.pk,
-                "other": other.pk,
-                "count": count,
-                "seed": f"{count}-",
-            },
+    """Add judged pairs, four minutes apart."""
+    completions = factories.CompletionFactory.create_batch(
+        isqrt(2 * count) + 2, prompt=factories.PromptFactory(model=model)
+    )
+    both = islice(combinations(sorted(completion.pk for completion in completions), 2), count)
+    pairs = Pair.objects.bulk_create(
+        Pair(
+            prompt=completions[0].prompt, prompt_split="train", purpose="train", first_id=first, second_id=second
         )
+        for first, second in both
+    )  # fmt: skip
+    now = timezone.now()
+    leases = Assignment.objects.bulk_create(
+        Assignment(
+            pair=pair, labeler=labeler, first_is_left=True,
+            assigned_at=now, expires_at=now, closed_at=now - timedelta(minutes=4 * number),
+        )
+        for number, pair in enumerate(pairs)
+    )  # fmt: skip
+    Judgement.objects.bulk_create(
+        Judgement(
+            assignment=lease, verdict="tie", active_ms=1000, guidelines_version=1, judged_at=lease.closed_at
+        )
+        for lease in leases
+    )  # fmt: skip
+    with connection.cursor() as cursor:
         for table in ("prompt", "completion", "pair", "assignment", "judgement"):
             cursor.execute(f"ANALYZE annotate_{table}")
 
@@ -851,6 +868,9 @@ class TestRest:
         assert client.get(path, {"note": "true"}).json()["count"] == 2
         assert client.get(path, {"note": "false"}).json()["count"] == 1
         assert client.get(path, {"verdict": "tie"}).json()["count"] == 0
+        flags.flag_set(assignment=Assignment.objects.first(), is_raised=True, now=now)
+        assert client.get(path, {"flagged": "true"}).json()["count"] == 1
+        assert client.get(path, {"flagged": "false"}).json()["count"] == 2
         after = (now - timedelta(minutes=90)).isoformat()
         assert client.get(path, {"judged_after": after}).json()["count"] == 2
         first = client.get(path, {"page_size": 2}).json()

@@ -84,6 +84,11 @@ def build() -> World:
         named[name] = {"number": imports[0]}
     for name in ("compare-close", "api-comparison", "api-comparison-close"):
         named[name] = {"pk": comparison.pk}
+    gold = factories.GoldFactory(model=model, made_by=users["staff"])
+    for name in ("quality-gold-retire", "api-gold"):
+        named[name] = {"pk": gold.pk}
+    named["quality-flag"] = {"pk": factories.FlagFactory(assignment=assignment).pk}
+    named["quality-leases"] = {"pk": users["member"].pk}
     foreign = {
         "pair": Pair.objects.filter(prompt__model=other).latest("pk").pk,
         "triples-import": imports[1],

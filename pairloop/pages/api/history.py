@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.db.models import QuerySet
+from django.db.models import Exists, OuterRef, QuerySet
 from django_filters import BooleanFilter, ChoiceFilter, IsoDateTimeFilter
 from django_filters.rest_framework import FilterSet
 from drf_spectacular.utils import extend_schema, extend_schema_field
@@ -16,7 +16,7 @@ from annotate.models import Judgement, Verdict
 from models_registry.lookup import model_for
 from pairloop.lib.api import ListView, Request
 from pairloop.pages.history_fates import Doing, Fate
-from pairloop.pages.history_queries import Row, judgements_of, rows_of
+from pairloop.pages.history_queries import Row, flags_standing, judgements_of, rows_of
 
 KINDS = {
     "waits": "waits for a round",
@@ -67,6 +67,7 @@ class OwnJudgementOut(serializers.Serializer[Row]):
     revision = serializers.IntegerField(source="judgement.revision")
     #: How often it was changed.
     changes = serializers.IntegerField()
+    flagged = serializers.BooleanField(source="is_flagged")
     late = serializers.BooleanField(source="is_late")
     #: Of all revisions together.
     active_ms = serializers.IntegerField()
@@ -80,6 +81,7 @@ class OwnJudgementFilter(FilterSet):  # type: ignore[misc]
 
     verdict = ChoiceFilter(choices=Verdict.choices)
     note = BooleanFilter(method="noted")
+    flagged = BooleanFilter(method="flags_raised")
     judged_after = IsoDateTimeFilter(field_name="assignment__closed_at", lookup_expr="gt")
 
     class Meta:
@@ -91,6 +93,16 @@ class OwnJudgementFilter(FilterSet):  # type: ignore[misc]
     def noted(self, rows: QuerySet[Any], _name: str, is_noted: bool) -> QuerySet[Any]:
         """Select those with a note, or without."""
         return rows.exclude(note="") if is_noted else rows.filter(note="")
+
+    def flags_raised(
+        self,
+        rows: QuerySet[Any],
+        _name: str,
+        is_raised: bool,
+    ) -> QuerySet[Any]:
+        """Select those with a flag that was not taken back, or without."""
+        flagged = Exists(flags_standing().filter(assignment=OuterRef("assignment")))
+        return rows.filter(flagged if is_raised else ~flagged)
 
 
 class HistoryView(ListView):
