@@ -9,6 +9,8 @@ from annotate.models import (
     ComparisonDrop,
     Completion,
     Drop,
+    Flag,
+    Gold,
     Guidelines,
     Import,
     ImportedPreference,
@@ -17,6 +19,7 @@ from annotate.models import (
     Pair,
     Prompt,
     QueueEntry,
+    Repeat,
 )
 from pairloop.lib.admin import ReadOnlyAdmin
 
@@ -116,3 +119,27 @@ class ComparisonDropAdmin(ReadOnlyAdmin):
 
     list_display = ["comparison_id", "prompt_id", "reason"]
     list_filter = ["reason"]
+
+
+@admin.register(Gold)
+class GoldAdmin(ReadOnlyAdmin):
+    """Gold pairs."""
+
+    list_display = ["pk", "model", "original_id", "made_by", "made_at", "retired_at"]
+    list_select_related = ["model", "made_by"]
+
+
+@admin.register(Repeat)
+class RepeatAdmin(ReadOnlyAdmin):
+    """Repeats."""
+
+    list_display = ["pk", "model", "original_id", "made_at"]
+    list_select_related = ["model"]
+
+
+@admin.register(Flag)
+class FlagAdmin(ReadOnlyAdmin):
+    """Flags."""
+
+    list_display = ["pk", "model", "note", "raised_at", "taken_back_at", "resolved_at"]
+    list_select_related = ["model"]

@@ -15,19 +15,19 @@ from statistics import median
 from typing import Any
 
 from django.contrib.auth.models import User
-from django.db.models import Exists, F, Max, OuterRef, Subquery
-from django.db.models.functions import Length
+from django.db import connection
+from django.db.models import F, OuterRef, Subquery, Sum
 from django.utils import timezone
 
 from annotate import queries
-from annotate.models import DECIDED, Assignment, Gold, Judgement, Pair, QueueEntry, Repeat, Verdict
+from annotate.models import DECIDED, Assignment, Gold, Judgement, Pair, Repeat, Tally, Verdict
 from models_registry.models import RegisteredModel
 from models_registry.stats import agreement
 from models_registry.stats.agreement import Agreement, Rating, Share
 
 #: Judgements of a report, and the revisions of all models among which they are looked for.
 MOST_JUDGEMENTS = 20_000
-MOST_REVISIONS = 200_000
+MOST_REVISIONS = 100_000
 #: Repeats and judgements of gold pairs; they are rare, so they are counted over all time.
 MOST_CHECKED = 5_000
 #: Of one labeler, for their own pages.
@@ -36,9 +36,9 @@ MOST_OF_LABELER = 2_000
 LEAST_JUDGEMENTS = 30
 #: Below so many, one labeler's own shares are not shown to them.
 LEAST_OWN = 10
-#: Quicker than this nobody has read two answers that are, together, as long as that.
+#: Quicker than this nobody has read two answers of together so many bytes.
 FAST_MS = 2_000
-LONG_CHARACTERS = 1_200
+LONG = 1_200
 
 MUCH, SLIGHTLY = 2, 1
 #: How far "both bad" is from a preference, on the scale of much and slightly.
@@ -75,8 +75,8 @@ class Said:
     first_is_left: bool
     active_ms: int
     judged_at: datetime
-    #: Characters of both answers.
-    characters: int
+    #: Bytes of both answers, which the database knows without reading them.
+    size: int
     #: The number of the version that wrote the first answer; None when no version did.
     version: int | None
 
@@ -108,7 +108,7 @@ class Said:
     @property
     def is_long(self) -> bool:
         """Whether there was much to read."""
-        return self.characters > LONG_CHARACTERS and self.active_ms > 0
+        return self.size > LONG and self.active_ms > 0
 
     @property
     def is_fast(self) -> bool:
@@ -116,30 +116,52 @@ class Said:
         return self.is_long and self.active_ms < FAST_MS
 
 
-def said_lately(model: RegisteredModel, *, since: datetime) -> list[Said]:
-    """Return a model's standing judgements since a moment, the newest first; at most MOST_JUDGEMENTS. Two queries.
+#: Every join is a look-up by a primary key for one row of the newest ones: OFFSET 0 keeps the planner from
+#: reading whole tables instead, which it would with a million pairs.
+SAID = """
+    SELECT pair.id, lease.labeler_id, pair.purpose, newest.verdict, newest.winner_id, pair.first_id,
+           lease.first_is_left, newest.active_ms, newest.judged_at, first.size + second.size, version.number
+    FROM (
+        SELECT id, assignment_id, revision, verdict, winner_id, active_ms, judged_at FROM annotate_judgement
+        WHERE id > (SELECT max(id) FROM annotate_judgement) - %(revisions)s
+          AND judged_at >= %(since)s AND verdict <> ''
+        ORDER BY id DESC
+    ) newest
+    CROSS JOIN LATERAL (
+        SELECT pair_id, labeler_id, first_is_left FROM annotate_assignment
+        WHERE uuid = newest.assignment_id OFFSET 0
+    ) lease
+    CROSS JOIN LATERAL (
+        SELECT id, prompt_id, purpose, first_id, second_id FROM annotate_pair
+        WHERE id = lease.pair_id OFFSET 0
+    ) pair
+    CROSS JOIN LATERAL (SELECT model_id FROM annotate_prompt WHERE id = pair.prompt_id OFFSET 0) prompt
+    CROSS JOIN LATERAL (
+        SELECT revision FROM annotate_judgement
+        WHERE assignment_id = newest.assignment_id ORDER BY revision DESC LIMIT 1
+    ) last
+    CROSS JOIN LATERAL (
+        SELECT octet_length(text) AS size, version_id FROM annotate_completion
+        WHERE id = pair.first_id OFFSET 0
+    ) first
+    CROSS JOIN LATERAL (
+        SELECT octet_length(text) AS size FROM annotate_completion WHERE id = pair.second_id OFFSET 0
+    ) second
+    LEFT JOIN models_registry_modelversion version ON version.id = first.version_id
+    WHERE prompt.model_id = %(model)s AND last.revision = newest.revision
+    ORDER BY newest.id DESC LIMIT %(most)s
+"""
 
-    They are looked for among the newest revisions of all models, by their ids, so that little is read however
-    many there are.
+
+def said_lately(model: RegisteredModel, *, since: datetime) -> list[Said]:
+    """Return a model's standing judgements since a moment, the newest first; at most MOST_JUDGEMENTS. One query.
+
+    They are looked for among the newest revisions of all models, so that little is read however many there are.
     """
-    newest = Judgement.objects.aggregate(newest=Max("pk"))["newest"] or 0
-    rows = (
-        queries.judgements_standing()
-        .filter(
-            pk__gt=newest - MOST_REVISIONS,
-            judged_at__gte=since,
-            assignment__pair__prompt__model=model,
-        )
-        .order_by("-pk")
-        .values_list(
-            "assignment__pair", "assignment__labeler", "assignment__pair__purpose", "verdict",
-            "winner", "assignment__pair__first", "assignment__first_is_left", "active_ms",
-            "judged_at",
-            Length("assignment__pair__first__text") + Length("assignment__pair__second__text"),
-            "assignment__pair__first__version__number",
-        )[:MOST_JUDGEMENTS]
-    )  # fmt: skip
-    return [Said(*row) for row in rows]
+    bounds: dict[str, Any] = {"since": since, "revisions": MOST_REVISIONS, "most": MOST_JUDGEMENTS}
+    with connection.cursor() as cursor:
+        cursor.execute(SAID, bounds | {"model": model.pk})
+        return [Said(*row) for row in cursor.fetchall()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,7 +388,7 @@ class Report:
 
 
 def report_of(model: RegisteredModel, *, since: datetime, now: datetime) -> Report:
-    """Read and return a model's report on the judgements since a moment. Five queries, whatever there is."""
+    """Read and return a model's report on the judgements since a moment. Four queries, whatever there is."""
     said = said_lately(model, since=since)
     twice, gold = twice_of(model), gold_said(model)
     ids = {one.labeler for one in said}
@@ -452,30 +474,38 @@ def consistency_of(labeler: User, model: RegisteredModel) -> Own | None:
     return _own(agreement.consistency([(one.before, one.after) for one in twice]))
 
 
+#: As above, look-ups only: of a labeler's newest pairs, what everybody said.
+SHARED = """
+    SELECT pair.id, theirs.labeler_id, last.verdict, last.winner_id, pair.first_id
+    FROM (
+        SELECT pair_id FROM annotate_assignment
+        WHERE labeler_id = %(labeler)s AND closed_at IS NOT NULL ORDER BY closed_at DESC LIMIT %(most)s
+    ) mine
+    CROSS JOIN LATERAL (
+        SELECT id, prompt_id, purpose, first_id FROM annotate_pair WHERE id = mine.pair_id OFFSET 0
+    ) pair
+    CROSS JOIN LATERAL (SELECT model_id FROM annotate_prompt WHERE id = pair.prompt_id OFFSET 0) prompt
+    CROSS JOIN LATERAL (
+        SELECT uuid, labeler_id FROM annotate_assignment WHERE pair_id = pair.id OFFSET 0
+    ) theirs
+    CROSS JOIN LATERAL (
+        SELECT verdict, winner_id FROM annotate_judgement
+        WHERE assignment_id = theirs.uuid ORDER BY revision DESC LIMIT 1
+    ) last
+    WHERE prompt.model_id = %(model)s AND pair.purpose NOT IN ('gold', 'repeat')
+          -- Earlier it would tell what others said to whom may still change their mind.
+          AND NOT EXISTS (SELECT FROM annotate_queueentry entry WHERE entry.pair_id = pair.id)
+"""
+
+
 def agreement_of(labeler: User, model: RegisteredModel) -> Own | None:
-    """Return how often others said what a labeler said about the same pair; None below LEAST_OWN. Two queries.
+    """Return how often others said what a labeler said about the same pair; None below LEAST_OWN. One query.
 
     Of the labeler's newest assignments, without checks, and only where nobody is asked about the pair any more.
     """
-    newest = Assignment.objects.filter(labeler=labeler, closed_at__isnull=False)
-    pairs = newest.order_by("-closed_at").values_list("pair", flat=True)[:MOST_OF_LABELER]
-    rows = (
-        queries.judgements_standing()
-        .filter(
-            # Before a pair is closed, this would tell what others said to whom may still change their mind.
-            ~Exists(QueueEntry.objects.filter(pair=OuterRef("assignment__pair"))),
-            assignment__pair__in=list(pairs),
-            assignment__pair__prompt__model=model,
-        )
-        .exclude(assignment__pair__purpose__in=[Pair.Purpose.GOLD, Pair.Purpose.REPEAT])
-        .values_list(
-            "assignment__pair",
-            "assignment__labeler",
-            "verdict",
-            "winner",
-            "assignment__pair__first",
-        )
-    )
+    with connection.cursor() as cursor:
+        cursor.execute(SHARED, {"labeler": labeler.pk, "model": model.pk, "most": MOST_OF_LABELER})
+        rows = cursor.fetchall()
     said = [
         (pair, by, outcome)
         for pair, by, verdict, winner, first in rows
@@ -488,6 +518,11 @@ def _own(share: Share | None) -> Own | None:
     if share is None or share.n < LEAST_OWN:
         return None
     return share.value, share.low, share.high, share.n
+
+
+def judged_in_all(model: RegisteredModel) -> int:
+    """Return how many judgements of a model stand, as the labelers' tallies have it. One query."""
+    return Tally.objects.filter(model=model).aggregate(n=Sum("judged"))["n"] or 0
 
 
 # --- What staff looks after ----------------------------------------------------------------------------

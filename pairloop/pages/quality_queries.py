@@ -254,6 +254,8 @@ class Quality:
     """Everything on the page of a model."""
 
     report: Report
+    #: Standing judgements of all time.
+    in_all: int
     holders: list[Holder]
     flags: list[Flag]
     resolved: list[Flag]
@@ -282,6 +284,7 @@ def quality_of(
     first = first if first <= count else 1
     return Quality(
         report=report,
+        in_all=quality.judged_in_all(model),
         holders=holders_of(model),
         flags=flags.flags_of(model, is_open=True, limit=MOST_FLAGS),
         resolved=flags.flags_of(model, is_open=False, limit=MOST_RESOLVED),

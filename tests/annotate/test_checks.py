@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
 from django.db import connection
+from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from annotate import checks, judging, queries, triples
 from annotate.api.serializers import AssignmentOut
@@ -587,3 +590,39 @@ class TestTheTurn:
         served.refresh_from_db()
         assert served.closed_at == NOW
         assert not QueueEntry.objects.filter(pair=served.pair).exists()
+
+
+class TestThePage:
+    """What a labeler's browser gets of a gold pair and of a repeat is what it gets of any pair."""
+
+    def page(self, client: Client, lease: Assignment) -> str:
+        """Return the judge page of one lease, without what every pair has of its own."""
+        Assignment.objects.exclude(pk=lease.pk).filter(closed_at=None).update(closed_at=NOW)
+        Assignment.objects.filter(pk=lease.pk).update(
+            closed_at=None, expires_at=timezone.now() + timedelta(minutes=30)
+        )
+        answer = client.get("/models/demo/judge/")
+        assert str(lease.pk) in answer.text
+        shown = answer.text.replace(str(lease.pk), "UUID")
+        for text in (lease.left.text, lease.right.text, lease.pair.prompt.question):
+            assert text in shown
+            shown = shown.replace(text, "TEXT")
+        headers = sorted(name for name in answer.headers if name != "Date")
+        return re.sub(r'token"[^>]*?value="\w+"|token": "\w+"|nonce[^;"]*', "", shown) + str(
+            headers
+        )
+
+    def test_tells_them_apart_by_nothing(
+        self, client: Client, model: RegisteredModel, admin: User, labeler: User, waiting: Pair
+    ) -> None:
+        factories.MembershipFactory.create(model=model, user=labeler)
+        client.force_login(labeler)
+        gold(model, admin)
+        past(model, labeler, 51)
+        ordinary = factories.AssignmentFactory.create(pair=waiting, labeler=labeler)
+        served = [next_check(model, labeler, one) for one in (ALWAYS_GOLD, ALWAYS_REPEAT)]
+
+        pages = {self.page(client, lease) for lease in [ordinary, *served] if lease}
+
+        assert all(served)
+        assert len(pages) == 1

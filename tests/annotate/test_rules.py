@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from math import nan
+from typing import Any
 
 import pytest
 
-from annotate.models import Drop, Judgement, JudgingPolicy, Pair, Prompt, QueueEntry, Split
+from annotate.models import Drop, Judgement, JudgingPolicy, Pair, Prompt, QueueEntry, Split, Tally
 from tests import factories
 from tests.rules import Breach, execute, refused_by, rules_of
 
@@ -61,6 +63,11 @@ def prompt_that_changes_sides() -> None:
     Prompt.objects.filter(pk=pair().prompt_id).update(split=Split.HOLDOUT)
 
 
+def guidelines_twice() -> None:
+    first = factories.GuidelinesFactory.create()
+    factories.GuidelinesFactory.create(model=first.model)
+
+
 def lease_twice() -> None:
     lease = factories.AssignmentFactory.create()
     factories.AssignmentFactory.create(pair=lease.pair, labeler=lease.labeler)
@@ -69,6 +76,12 @@ def lease_twice() -> None:
 def revision_twice() -> None:
     first = judgement()
     judgement(assignment=first.assignment)
+
+
+def tally_twice() -> None:
+    model, labeler = factories.RegisteredModelFactory.create(), factories.UserFactory.create()
+    for _ in range(2):
+        Tally.objects.create(model=model, labeler=labeler)
 
 
 def drop_twice() -> None:
@@ -91,6 +104,19 @@ def left_out_twice() -> None:
     factories.ComparisonDropFactory.create(comparison=drop.comparison, prompt=drop.prompt)
 
 
+def flag(**fields: Any) -> None:
+    if fields.get("resolved_by"):
+        fields["resolved_by"] = factories.UserFactory.create()
+    factories.FlagFactory.create(**fields)
+
+
+def flag_twice() -> None:
+    first = factories.FlagFactory.create()
+    flag(assignment=first.assignment)
+
+
+NOW = datetime(2026, 1, 5, 12, tzinfo=UTC)
+RESOLVED = {"resolved_at": NOW, "resolved_by": True, "resolution": "So."}
 #: Constraint -> a value just outside it, at either end.
 BOUNDS = {
     "policy_temperature_bounds": [{"temperature": 0}, {"temperature": 2.01}, {"temperature": nan}],
@@ -99,10 +125,18 @@ BOUNDS = {
     "policy_pairs_per_prompt_bounds": [{"pairs_per_prompt": 0}, {"pairs_per_prompt": 4}],
     "policy_max_tokens_bounds": [{"max_tokens": 0}, {"max_tokens": 4097}],
     "policy_overlap_bounds": [{"overlap": 0}],
+    "policy_overlap_most_bounds": [{"overlap_most": 0}, {"overlap_most": 11}],
+    "policy_audit_bounds": [{"audit_share": -0.01}, {"audit_share": 1.01}, {"audit_share": nan}],
     "policy_eval_share_bounds": [{"eval_share": -0.01}, {"eval_share": 0.51}],
     # Below a fifth, nothing could be proved about a version.
     "policy_holdout_share_bounds": [{"holdout_share": 0.19}, {"holdout_share": 0.81}],
     "policy_lease_bounds": [{"lease_minutes": 0}],
+    "policy_checks_bounds": [
+        {"gold_share": -0.01},
+        {"gold_share": 0.21},
+        {"repeat_share": -0.01},
+        {"repeat_share": 0.21},
+    ],
 }
 BREACHES: list[Breach] = [
     *(
@@ -151,8 +185,12 @@ BREACHES: list[Breach] = [
         "queue_leases_within_wanted",
         lambda: factories.QueueEntryFactory.create(wanted=1, leased=2),
     ),
+    ("guidelines_version_once", guidelines_twice),
+    ("guidelines_version_from_1", lambda: factories.GuidelinesFactory.create(version=0)),
     ("assignment_once_per_labeler", lease_twice),
     ("judgement_revision_once", revision_twice),
+    ("judgement_input_known", lambda: judgement(input="mouse")),
+    ("tally_once", tally_twice),
     ("judgement_verdict_known", lambda: judgement(verdict="best", winner=None)),
     ("judgement_decided_has_winner", lambda: judgement(winner=None)),
     (
@@ -169,6 +207,11 @@ BREACHES: list[Breach] = [
     ("imported_preference_target_bounds", lambda: preference(target=1.01)),
     ("imported_preference_target_bounds", lambda: preference(target=nan)),
     ("imported_preference_has_hash", lambda: preference(sha256="short")),
+    ("flag_open_once", flag_twice),
+    ("flag_ends_once", lambda: flag(**RESOLVED, taken_back_at=NOW)),
+    ("flag_resolved_by_somebody", lambda: flag(resolved_at=NOW, resolution="So.")),
+    ("flag_resolved_by_somebody", lambda: flag(**RESOLVED | {"resolution": ""})),
+    ("flag_resolved_by_somebody", lambda: flag(resolution="So.")),
     ("drop_once_per_reason", drop_twice),
     ("drop_reason_known", drop_for_no_reason),
     ("comparison_drop_once_per_prompt", left_out_twice),

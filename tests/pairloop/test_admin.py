@@ -14,6 +14,9 @@ from annotate.models import (
     Assignment,
     Completion,
     Drop,
+    Flag,
+    Gold,
+    Guidelines,
     Import,
     ImportedPreference,
     Judgement,
@@ -21,6 +24,7 @@ from annotate.models import (
     Pair,
     Prompt,
     QueueEntry,
+    Repeat,
 )
 from models_registry.models import (
     Alias,
@@ -96,6 +100,7 @@ MAKERS = {
     Outcome: factories.OutcomeFactory.create,
     Play: factories.PlayFactory.create,
     JudgingPolicy: factories.RegisteredModelFactory.create,
+    Guidelines: factories.GuidelinesFactory.create,
     Prompt: factories.PromptFactory.create,
     Completion: factories.CompletionFactory.create,
     Pair: factories.PairFactory.create,
@@ -104,6 +109,9 @@ MAKERS = {
     QueueEntry: factories.QueueEntryFactory.create,
     Assignment: factories.AssignmentFactory.create,
     Judgement: factories.JudgementFactory.create,
+    Gold: factories.GoldFactory.create,
+    Repeat: factories.RepeatFactory.create,
+    Flag: factories.FlagFactory.create,
     RoundPolicy: factories.RoundPolicyFactory.create,
     Snapshot: factories.SnapshotFactory.create,
     SnapshotItem: factories.SnapshotItemFactory.create,
@@ -128,6 +136,10 @@ def _a_row_of_each(no_jobs: None) -> None:
     model = pair.prompt.model
     factories.MembershipFactory.create(model=model, user=judgement.assignment.labeler)
     factories.QueueEntryFactory.create(pair=pair)
+    factories.GuidelinesFactory.create(model=model)
+    factories.GoldFactory.create(model=model)
+    factories.RepeatFactory.create(original=judgement.assignment)
+    factories.FlagFactory.create(assignment=judgement.assignment)
     Drop.objects.create(version=pair.first.version, reason=Drop.Reason.EMPTY)
     factories.AliasMoveFactory.create(model=model)
     factories.ServingFactory.create(version=pair.first.version)
