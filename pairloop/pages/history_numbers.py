@@ -112,9 +112,9 @@ class Numbers:
         """Minutes of each day, the oldest first; the table says the same."""
         days = self.days[::-1]
         return bars(
-            [f"{day.day:%-d} {day.day:%b}" for day in days],
+            [str(day.day.day) for day in days],
             [day.active_ms / 60_000 for day in days],
-            label="Active minutes of each day",
+            label=f"Active minutes of each day since {days[0].day:%-d %B}",
             text=lambda minutes: f"{minutes:.0f}",
         )
 

@@ -159,7 +159,9 @@ class TestStored:
         client.force_login(factories.MembershipFactory(model=model).user)
 
         pair = client.post(f"/api/v1/models/{model.slug}/assignments/").json()
-        client.post(f"/api/v1/assignments/{pair['id']}/judgement/", {"verdict": "left"}, "application/json")
+        client.post(
+            f"/api/v1/assignments/{pair['id']}/judgement/", {"verdict": "left"}, "application/json"
+        )
 
         assert pair["guidelines_version"] == Judgement.objects.get().guidelines_version == 2
 

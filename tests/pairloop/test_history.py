@@ -721,7 +721,7 @@ class TestNumbers:
         shown = look()
 
         assert "1 h 1 min" in shown
-        assert "Active minutes of each day" in shown
+        assert "Active minutes of each day since" in shown
         assert '<rect class="chart-bar"' in shown
         assert "agree with others" not in shown
 
