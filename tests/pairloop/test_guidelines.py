@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 from django.db import DatabaseError, connection, transaction
 from django.utils import timezone
 
-from annotate import actions, guidelines, judging
+from annotate import actions, guidelines, judging, migrations
 from annotate.models import Guidelines, Judgement, JudgingPolicy
 from pairloop.lib import edits
 from tests import factories
@@ -99,6 +101,26 @@ class TestWriting:
             connection.cursor() as cursor,
         ):
             cursor.execute(change)
+
+
+class TestMigration:
+    def test_keeps_what_stood_before_there_were_versions(self, model):
+        later = factories.RegisteredModelFactory()
+        JudgingPolicy.objects.filter(model=later).update(
+            guidelines="Be kind.", guidelines_version=4
+        )
+
+        # Whatever its number is.
+        path = next(Path(migrations.__path__[0]).glob("*_history.py"))
+
+        with connection.cursor() as cursor:
+            cursor.execute(import_module(f"annotate.migrations.{path.stem}").KEEP)
+
+        first, fourth = Guidelines.objects.order_by("version")
+        assert (first.model, first.version, first.created_at) == (model, 1, model.created_at)
+        assert first.text == "Prefer the answer that helps more."
+        assert (fourth.model, fourth.version, fourth.text) == (later, 4, "Be kind.")
+        assert fourth.created_at == later.judging_policy.updated_at
 
 
 class TestStored:
