@@ -12,11 +12,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from django.conf import settings
+from django.contrib.auth.models import User
 from django.db import connection, transaction
 from django.db.models import Case, F, When
 from django.db.models.functions import Floor, Random
+from django.utils import timezone
 
-from annotate import drawing, prompts, queries, screening, weak
+from annotate import drawing, guidelines, prompts, queries, screening, weak
 from annotate.drawing import Drawn
 from annotate.models import (
     Completion,
@@ -98,17 +100,18 @@ def prompts_import(
 
 
 @transaction.atomic
-def policy_change(*, model: RegisteredModel, values: Mapping[str, Any], seen: str) -> None:
+def policy_change(
+    *, model: RegisteredModel, values: Mapping[str, Any], seen: str, by: User | None = None
+) -> None:
     """Change how pairs of a model are made and judged; guidelines with another text get the next number.
 
     `seen` is the fingerprint of these fields as the editor saw them. Raises ChangedMeanwhile, SettingsInvalid.
     """
     JudgingPolicy.objects.get_or_create(model=model)
     policy = JudgingPolicy.objects.select_for_update().get(model=model)
-    overlap = policy.overlap
-    if edits.save(policy, values=values, seen=seen) and "guidelines" in values:
-        policy.guidelines_version += 1
-        policy.save(update_fields=["guidelines_version"])
+    before, overlap = policy.guidelines, policy.overlap
+    if edits.save(policy, values=values, seen=seen) and policy.guidelines != before:
+        guidelines.version_keep(policy, before=before, by=by, now=timezone.now())
     if policy.overlap != overlap:
         _overlap_apply(model, before=overlap, after=policy.overlap)
 

@@ -11,6 +11,7 @@ from annotate.models import (
     Drop,
     Flag,
     Gold,
+    Guidelines,
     Import,
     ImportedPreference,
     Judgement,
@@ -31,6 +32,14 @@ class JudgingPolicyAdmin(ReadOnlyAdmin):
 
     list_display = ["model", "queue_target", "overlap", "temperature", "max_tokens"]
     list_select_related = ["model"]
+
+
+@admin.register(Guidelines)
+class GuidelinesAdmin(ReadOnlyAdmin):
+    """What labelers were told."""
+
+    list_display = ["model", "version", "created_by", "created_at"]
+    list_select_related = ["model", "created_by"]
 
 
 @admin.register(Prompt)

@@ -13,7 +13,7 @@ from django.db import transaction
 from django.db.models import F, QuerySet
 from django.utils import timezone
 
-from annotate import checks, overlap, queries, tasks, turns
+from annotate import checks, guidelines, overlap, queries, tasks, turns
 from annotate.models import (
     DECIDED,
     Assignment,
@@ -274,7 +274,7 @@ def judgement_record(
             reasons=list(reasons),
             note=note,
             active_ms=active_ms,
-            guidelines_version=facts.guidelines_version or DEFAULTS.guidelines_version,
+            guidelines_version=_guidelines_of(facts, shown_at=shown_at),
             is_late=now > facts.expires_at,
             judged_at=now,
             shown_at=shown_at,
@@ -297,6 +297,16 @@ def judgement_record(
         versions.outcome_withdraw(source=facts.uuid, now=now)
     _outcome_record(facts, said)
     return Recorded(judgement=said, is_new=True, today=written.today, in_all=written.in_all)
+
+
+def _guidelines_of(facts: turns.Facts, *, shown_at: datetime | None) -> int:
+    """Return which guidelines a labeler had before them, also when somebody changed them meanwhile."""
+    return guidelines.version_shown(
+        facts.model_id,
+        present=facts.guidelines_version or DEFAULTS.guidelines_version,
+        changed_at=facts.policy_at,
+        shown_at=shown_at,
+    )
 
 
 def _is_same(stands: Judgement, said: Judgement) -> bool:

@@ -11,6 +11,7 @@ from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import F, Q
 from django.db.models.functions import Extract, Floor, Now, Random
+from django.utils import timezone
 
 from models_registry.models import SHA256, Comparison, ModelVersion, RegisteredModel
 
@@ -123,6 +124,33 @@ class JudgingPolicy(models.Model):
     def __str__(self) -> str:
         """Return whose policy it is."""
         return f"judging of {self.model}"
+
+
+class Guidelines(models.Model):
+    """One version of what a model's labelers are told. Append-only by a trigger."""
+
+    model = models.ForeignKey(RegisteredModel, models.PROTECT, related_name="guidelines")
+    #: From 1; judgements keep it.
+    version = models.PositiveIntegerField()
+    text = models.TextField(blank=True)
+    #: Empty when it came with the model.
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.PROTECT, null=True, blank=True, related_name="+"
+    )
+    created_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        """Database rules."""
+
+        verbose_name_plural = "guidelines"
+        constraints = [
+            models.UniqueConstraint(fields=["model", "version"], name="guidelines_version_once"),
+            models.CheckConstraint(condition=Q(version__gte=1), name="guidelines_version_from_1"),
+        ]
+
+    def __str__(self) -> str:
+        """Return which version of whose."""
+        return f"guidelines {self.version} of {self.model}"
 
 
 class Prompt(models.Model):
@@ -748,6 +776,12 @@ class Judgement(models.Model):
                 condition=Q(verdict__in=DECIDED, winner__isnull=False)
                 | (~Q(verdict__in=DECIDED) & Q(winner=None)),
                 name="judgement_decided_has_winner",
+            ),
+        ]
+        indexes = [
+            # Who changes what they said long ago works on that day, and is to find it in their hours.
+            models.Index(
+                fields=["judged_at"], condition=Q(revision__gt=1), name="judgement_changed"
             ),
         ]
 

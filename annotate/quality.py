@@ -493,13 +493,15 @@ SHARED = """
         WHERE assignment_id = theirs.uuid ORDER BY revision DESC LIMIT 1
     ) last
     WHERE prompt.model_id = %(model)s AND pair.purpose NOT IN ('gold', 'repeat')
+          -- Earlier it would tell what others said to whom may still change their mind.
+          AND NOT EXISTS (SELECT FROM annotate_queueentry entry WHERE entry.pair_id = pair.id)
 """
 
 
 def agreement_of(labeler: User, model: RegisteredModel) -> Own | None:
     """Return how often others said what a labeler said about the same pair; None below LEAST_OWN. One query.
 
-    Of the labeler's newest assignments, without checks.
+    Of the labeler's newest assignments, without checks, and only where nobody is asked about the pair any more.
     """
     with connection.cursor() as cursor:
         cursor.execute(SHARED, {"labeler": labeler.pk, "model": model.pk, "most": MOST_OF_LABELER})

@@ -410,7 +410,8 @@ FACTS = Statement(
     SELECT lease.labeler_id, lease.first_is_left, lease.expires_at, lease.closed_at, lease.is_on_top,
            pair.id AS pair_id, pair.purpose, pair.priority, pair.first_id, pair.second_id,
            pair.comparison_id, prompt.model_id,
-           policy.guidelines_version, policy.lease_minutes, policy.overlap_most, policy.second_if_slight,
+           policy.guidelines_version, policy.updated_at AS policy_at, policy.lease_minutes,
+           policy.overlap_most, policy.second_if_slight,
            policy.second_of_new, policy.audit_share,
            entry.wanted, entry.opinions,
            tally.id AS tally_id, tally.judged,
@@ -492,6 +493,8 @@ class Facts:
     model_id: int
     #: The policy's; None while the model has none.
     guidelines_version: int | None
+    #: When anything in the policy changed last.
+    policy_at: datetime | None
     lease_minutes: int | None
     rules: Rules | None
     #: The queue's; None when the pair is not in it.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import log
 from typing import Any
 
 from django.conf import settings
 from django.contrib.auth.models import User
-from django.db.models import Count, Exists, OuterRef, Q, QuerySet
+from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet
 
 from models_registry import serving
 from models_registry.engine.types import EngineError
@@ -354,6 +354,50 @@ def comparison_evidence(comparison: Comparison) -> Evidence:
         [_vote(outcome, comparison) for outcome in outcomes],
         earlier=[kind == Outcome.Kind.BOTH_BAD for kind in kinds],
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a comparison of two versions stood when it ended."""
+
+    incumbent: str
+    win_rate: evidence.Rate
+    #: Votes that preferred one of the two.
+    decisive: int
+
+
+def endings_of(candidates: Collection[int], *, least: int) -> dict[int, Ending]:
+    """Return how the newest ended comparison of each candidate stood at its end, by the version's id. Two queries.
+
+    What is said or taken back later moves nothing here. Comparisons with fewer decisive votes are left out.
+    """
+    newest = (
+        Comparison.objects.filter(candidate__in=candidates, ended_at__isnull=False)
+        .exclude(state=Comparison.State.OPEN)
+        .select_related("incumbent")
+        .order_by("candidate", "-pk")
+        .distinct("candidate")
+    )
+    votes: dict[int, list[Vote]] = {comparison.pk: [] for comparison in newest}
+    outcomes = (
+        Outcome.objects.filter(
+            Q(withdrawn_at=None) | Q(withdrawn_at__gt=F("comparison__ended_at")),
+            comparison__in=votes,
+            recorded_at__lte=F("comparison__ended_at"),
+        )
+        .select_related("comparison")
+        .order_by("recorded_at", "pk")
+    )
+    for outcome in outcomes:
+        votes[outcome.comparison_id].append(_vote(outcome, outcome.comparison))
+    found = {}
+    for comparison in newest:
+        said = votes[comparison.pk]
+        decisive = sum(vote.is_decisive for vote in said)
+        rate = evidence.win_rate(said)
+        if rate and decisive >= least:
+            found[comparison.candidate_id] = Ending(comparison.incumbent.label, rate, decisive)
+    return found
 
 
 def _vote(outcome: Outcome, comparison: Comparison) -> Vote:

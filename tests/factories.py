@@ -20,6 +20,7 @@ from annotate.models import (
     Completion,
     Flag,
     Gold,
+    Guidelines,
     Import,
     ImportedPreference,
     Judgement,
@@ -83,6 +84,17 @@ class JudgingPolicyFactory(DjangoModelFactory):
     second_if_slight = False
     second_of_new = 0
     audit_share = 0.0
+
+
+class GuidelinesFactory(DjangoModelFactory):
+    """The first version of what a model's labelers are told."""
+
+    class Meta:
+        model = Guidelines
+
+    model = factory.SubFactory("tests.factories.RegisteredModelFactory")
+    version = 1
+    text = "Prefer the answer that helps more."
 
 
 class ModelVersionFactory(DjangoModelFactory):

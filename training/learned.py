@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -156,6 +156,24 @@ class Trail:
     pair: Pair
     judgements: tuple[Judgement, ...]
     uses: tuple[Use, ...]
+
+
+def uses_of(pair_ids: Collection[int]) -> dict[int, list[Use]]:
+    """Return the rounds that took triples of pairs, by the pair's id and in order. Two queries."""
+    items = list(SnapshotItem.objects.filter(pair__in=pair_ids).order_by("pk"))
+    rounds = {
+        round_.snapshot_id: round_
+        for round_ in Round.objects.filter(snapshot__in={item.snapshot_id for item in items})
+        .select_related("version")
+        .order_by("number")
+    }
+    found: dict[int, list[Use]] = defaultdict(list)
+    for item in items:
+        if item.snapshot_id in rounds:
+            found[item.pair_id].append(Use(item=item, round=rounds[item.snapshot_id]))
+    for uses in found.values():
+        uses.sort(key=lambda use: use.round.number)
+    return found
 
 
 def trail_of(*, model: RegisteredModel, pair_id: int) -> Trail:

@@ -177,6 +177,49 @@ def trend(
     )
 
 
+def bars(
+    names: Sequence[str], values: Sequence[float], *, label: str, text: Callable[[float], str]
+) -> SafeString:
+    """Draw a bar from 0 for each value, side by side; the highest is numbered."""
+    most = max([*values, 1e-9])
+    step = (WIDTH - 2 * BESIDE) / max(len(values), 1)
+    placed = [
+        (BESIDE + number * step, _place(value, 0, most, HEIGHT - BELOW, ABOVE))
+        for number, value in enumerate(values)
+    ]
+    named = _some(names)
+    words = ", ".join(f"{name} {text(value)}" for name, value in zip(names, values, strict=True))
+    return format_html(
+        '<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}{}{}</svg>',
+        WIDTH,
+        HEIGHT,
+        f"{label}: {words}",
+        format_html_join(
+            "",
+            '<rect class="chart-bar" x="{}" y="{}" width="{}" height="{}"/>',
+            _rounded((x + 2, y, step - 4, HEIGHT - BELOW - y) for x, y in placed),
+        ),
+        format_html_join(
+            "",
+            '<text class="chart-value" x="{}" y="{}">{}</text>',
+            [
+                (round(x + step / 2, 1), round(y - 6, 1), text(value))
+                for (x, y), value in zip(placed, values, strict=True)
+                if value == most
+            ][:1],
+        ),
+        format_html_join(
+            "",
+            '<text class="chart-name" x="{}" y="{}">{}</text>',
+            [
+                (round(x + step / 2, 1), HEIGHT - 7, name)
+                for (x, _), name in zip(placed, names, strict=True)
+                if name in named
+            ],
+        ),
+    )
+
+
 def _some(names: Sequence[str]) -> list[str]:
     """Return all of a few names, else evenly some, the last among them."""
     stride = -(-len(names) // MOST_NAMED)

@@ -39,6 +39,7 @@ def wait(seconds: int) -> str:
 #: The pages of a model in the order of its navigation: name of the address -> what it is called.
 MODEL_PAGES = {
     "judge": "Judge",
+    "history": "History",
     "prompts": "Prompts",
     "triples": "Triples",
     "rounds": "Rounds",
@@ -50,8 +51,24 @@ MODEL_PAGES = {
     "settings": "Settings",
 }
 
+#: Those of them that labelers have, too, and what staff finds on its settings page.
+LABELER_PAGES = {"judge": "Judge", "history": "History", "guidelines": "Guidelines"}
+
 
 @register.simple_tag
-def model_pages(slug: str) -> list[tuple[str, str, str]]:
-    """Return name, title and address of each page of a model."""
-    return [(name, title, reverse(name, args=[slug])) for name, title in MODEL_PAGES.items()]
+def model_pages(slug: str, *, is_staff: bool) -> list[tuple[str, str, str]]:
+    """Return name, title and address of each page of a model that somebody may open."""
+    pages = MODEL_PAGES if is_staff else LABELER_PAGES
+    return [(name, title, reverse(name, args=[slug])) for name, title in pages.items()]
+
+
+@register.filter
+def duration(milliseconds: int) -> str:
+    """Write a time: in seconds, minutes and seconds, or hours and minutes."""
+    seconds = round(milliseconds / 1000)
+    minutes, hours = seconds // 60, seconds // 3600
+    if minutes < 1:
+        return f"{seconds} s"
+    if hours < 1:
+        return f"{minutes} min {seconds % 60} s" if minutes < 10 else f"{minutes} min"
+    return f"{hours} h {minutes % 60} min"

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from django.contrib.auth.models import User
 from django.db.models import Model
 from django.forms import BooleanField, BoundField, ChoiceField
 from django.http import Http404, HttpResponse
@@ -44,12 +45,16 @@ def _itself(model: RegisteredModel) -> Model:
     return model
 
 
-def _rounds_save(*, model: RegisteredModel, values: dict[str, Any], seen: str) -> None:
+def _name_save(*, model: RegisteredModel, values: dict[str, Any], seen: str, by: User) -> None:
+    registry.model_change(model=model, values=values, seen=seen)
+
+
+def _rounds_save(*, model: RegisteredModel, values: dict[str, Any], seen: str, by: User) -> None:
     training.policy_change(model=model, values=values, seen=seen, now=timezone.now())
 
 
 GROUPS = {
-    "name": Group("Model", "", forms.NameForm, _itself, registry.model_change),
+    "name": Group("Model", "", forms.NameForm, _itself, _name_save),
     "guidelines": Group(
         "Guidelines", "What labelers should prefer. They can open it beside every pair.",
         forms.GuidelinesForm, annotated.policy_of, annotate.policy_change,
@@ -144,7 +149,7 @@ def settings_group(request: Request, slug: str, key: str) -> HttpResponse:
         return _page(request, model, Card(key, group, form, seen))
     values = group.form.defaults() if wish == "defaults" else form.values()
     try:
-        group.save(model=model, values=values, seen=seen)
+        group.save(model=model, values=values, seen=seen, by=request.user)
     except Refused as refused:
         return _page(request, model, _refused(key, model, form, refused), status=409)
     return redirect(reverse("settings", args=[slug]) + f"?saved={key}#{key}")

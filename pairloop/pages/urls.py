@@ -6,6 +6,8 @@ from django.urls import path
 
 from pairloop.pages import (
     compare_views,
+    guidelines_views,
+    history_views,
     people_views,
     play_views,
     quality_views,
@@ -31,6 +33,13 @@ urlpatterns = [
         people_views.person_change,
         name="person-change",
     ),
+    path("models/<slug:slug>/history/", history_views.history, name="history"),
+    path(
+        "models/<slug:slug>/history/<uuid:uuid>/",
+        history_views.history_judgement,
+        name="history-judgement",
+    ),
+    path("models/<slug:slug>/guidelines/", guidelines_views.guidelines, name="guidelines"),
     path("models/<slug:slug>/quality/", quality_views.quality, name="quality"),
     path("models/<slug:slug>/quality/gold/", quality_views.quality_gold, name="quality-gold"),
     path(

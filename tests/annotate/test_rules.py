@@ -73,6 +73,11 @@ def prompt_that_changes_sides() -> None:
     Prompt.objects.filter(pk=pair().prompt_id).update(split=Split.HOLDOUT)
 
 
+def guidelines_twice() -> None:
+    first = factories.GuidelinesFactory.create()
+    factories.GuidelinesFactory.create(model=first.model)
+
+
 def lease_twice() -> None:
     lease = factories.AssignmentFactory.create()
     factories.AssignmentFactory.create(pair=lease.pair, labeler=lease.labeler)
@@ -222,6 +227,8 @@ BREACHES: list[Breach] = [
         "queue_leases_within_wanted",
         lambda: factories.QueueEntryFactory.create(wanted=1, leased=2),
     ),
+    ("guidelines_version_once", guidelines_twice),
+    ("guidelines_version_from_1", lambda: factories.GuidelinesFactory.create(version=0)),
     ("assignment_once_per_labeler", lease_twice),
     ("judgement_revision_once", revision_twice),
     ("judgement_input_known", lambda: judgement(input="mouse")),

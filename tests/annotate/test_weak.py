@@ -518,7 +518,7 @@ class TestMigration:
         greedy = factories.CompletionFactory.create(prompt=fresh)
         greedy.sampling |= {"use": "evaluation"}
         greedy.save()
-        migration = import_module("annotate.migrations.0007_weak")
+        migration = import_module("annotate.migrations.0009_weak")
 
         with connection.cursor() as cursor:
             cursor.execute(migration.REMEMBER)

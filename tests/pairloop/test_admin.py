@@ -16,6 +16,7 @@ from annotate.models import (
     Drop,
     Flag,
     Gold,
+    Guidelines,
     Import,
     ImportedPreference,
     Judgement,
@@ -99,6 +100,7 @@ MAKERS = {
     Outcome: factories.OutcomeFactory.create,
     Play: factories.PlayFactory.create,
     JudgingPolicy: factories.RegisteredModelFactory.create,
+    Guidelines: factories.GuidelinesFactory.create,
     Prompt: factories.PromptFactory.create,
     Completion: factories.CompletionFactory.create,
     Pair: factories.PairFactory.create,
@@ -134,6 +136,7 @@ def _a_row_of_each(no_jobs: None) -> None:
     model = pair.prompt.model
     factories.MembershipFactory.create(model=model, user=judgement.assignment.labeler)
     factories.QueueEntryFactory.create(pair=pair)
+    factories.GuidelinesFactory.create(model=model)
     factories.GoldFactory.create(model=model)
     factories.RepeatFactory.create(original=judgement.assignment)
     factories.FlagFactory.create(assignment=judgement.assignment)

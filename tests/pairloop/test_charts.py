@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from pairloop.lib.charts import Mark, trend
+from pairloop.lib.charts import Mark, bars, trend
 
 
 def draw(*marks: Mark, names: tuple[str, ...] = ()) -> str:
@@ -42,3 +42,20 @@ class TestTrend:
         assert svg.count("chart-end") == 30
         assert svg.count("chart-name") == 6
         assert ">v29</text>" in svg
+
+
+class TestBars:
+    def test_begin_at_zero_and_number_the_highest(self) -> None:
+        svg = bars(["1", "2", "3"], [0.0, 30.0, 60.0], label="Minutes", text="{:.0f}".format)
+
+        assert 'aria-label="Minutes: 1 0, 2 30, 3 60"' in svg
+        heights = [float(part.split('"')[0]) for part in svg.split('height="')[1:]]
+        assert heights == [0.0, 34.0, 68.0]
+        assert svg.count("chart-value") == 1
+        assert ">60</text>" in svg
+
+    def test_of_nothing_are_flat(self) -> None:
+        svg = bars(["1", "2"], [0.0, 0.0], label="Minutes", text="{:.0f}".format)
+
+        assert svg.count('height="0.0"') == 2
+        assert "chart-value" not in svg

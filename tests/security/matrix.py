@@ -60,10 +60,14 @@ MATRIX = {
     "judge": MEMBER,
     "judge_prompt": MEMBER,
     "api-attacks": API_MEMBER,
+    "history": MEMBER,
+    "guidelines": MEMBER,
     "api-model": API_MEMBER,
     "api-assignments": API_MEMBER,
+    "api-history": API_MEMBER,
     # Only the one whose assignment it is.
     "judgement": OWN,
+    "history-judgement": OWN,
     "judgement_undo": OWN,
     "api-judgement": API_OWN,
     # Staff.

@@ -36,7 +36,7 @@ INSERT INTO annotate_samplingstate (
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('annotate', '0007_core'),
+        ('annotate', '0008_quality'),
         ('models_registry', '0007_comparisons'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
