@@ -27,6 +27,7 @@ from models_registry.models import (
 from models_registry.stats import evidence
 from models_registry.stats.evidence import Evidence, Vote
 from pairloop.lib import files
+from pairloop.lib.statements import Columns, Statement
 
 #: Adapters that an engine keeps in memory; with more, it would read them from disk again and again.
 MOST_WANTED = 8
@@ -38,9 +39,26 @@ def models_of(user: User) -> QuerySet[RegisteredModel]:
     return models if user.is_staff else models.filter(memberships__user=user)
 
 
+_MODEL = Columns("model", RegisteredModel)
+#: By the rule of models_of, for nearly every request.
+MODEL_OF = Statement(
+    "registry_model_of",
+    f"""
+    SELECT {_MODEL.sql} FROM models_registry_registeredmodel model
+    WHERE model.slug = %(slug)s AND (%(is_staff)s::bool OR EXISTS (
+        SELECT FROM models_registry_membership member
+        WHERE member.model_id = model.id AND member.user_id = %(user)s))
+""",  # noqa: S608 columns of ours
+)
+
+
 def model_of(*, user: User, slug: str) -> RegisteredModel:
     """Return a model that the user may see; raises RegisteredModel.DoesNotExist for any other."""
-    return models_of(user).get(slug=slug)
+    row = MODEL_OF.row({"slug": slug, "user": user.pk, "is_staff": user.is_staff})
+    if row is None:
+        raise RegisteredModel.DoesNotExist
+    found: RegisteredModel = _MODEL.instance(row)
+    return found
 
 
 def model_announced(slug: str) -> RegisteredModel | None:
