@@ -152,30 +152,33 @@ SECOND = f"""
 """  # noqa: S608
 #: Judged by several, so the labeler may be one of them. A window from a random pair on, then from the first,
 #: bounds the work; what is missed now is found another time.
+_SEVERAL = f"{_FREE} AND entry.opinions > 1 AND entry.reserved_for_id IS NULL"
 THIRD = f"""
-    SELECT entry.pair_id FROM annotate_queueentry entry
-    WHERE entry.pair_id IN (
-        (SELECT pair_id FROM annotate_queueentry entry
-         WHERE {_FREE} AND entry.opinions > 1 AND entry.reserved_for_id IS NULL
-           AND entry.pair_id >= (
-               SELECT (%(luck)s::float8 * max(pair_id))::bigint FROM annotate_queueentry entry
-               WHERE {_FREE} AND entry.opinions > 1 AND entry.reserved_for_id IS NULL)
-         ORDER BY pair_id LIMIT {WINDOW})
+    SELECT found.pair_id
+    FROM (
+        (SELECT entry.pair_id FROM annotate_queueentry entry
+         WHERE {_SEVERAL} AND entry.pair_id >= (
+             SELECT (%(luck)s::float8 * max(entry.pair_id))::bigint FROM annotate_queueentry entry
+             WHERE {_SEVERAL})
+         ORDER BY entry.pair_id LIMIT {WINDOW})
         UNION ALL
-        (SELECT pair_id FROM annotate_queueentry entry
-         WHERE {_FREE} AND entry.opinions > 1 AND entry.reserved_for_id IS NULL
-         ORDER BY pair_id LIMIT {WINDOW})
-    )
-      AND {_FREE} AND entry.opinions > 1 AND entry.reserved_for_id IS NULL AND {_NOT_HELD}
-      AND NOT EXISTS (
-          SELECT FROM annotate_assignment own
-          CROSS JOIN LATERAL (
-              SELECT verdict FROM annotate_judgement
-              WHERE assignment_id = own.uuid ORDER BY revision DESC LIMIT 1
-          ) said
-          WHERE own.pair_id = entry.pair_id AND own.labeler_id = %(labeler)s AND said.verdict <> ''
-      )
-    LIMIT 1 FOR UPDATE OF entry SKIP LOCKED
+        (SELECT entry.pair_id FROM annotate_queueentry entry WHERE {_SEVERAL}
+         ORDER BY entry.pair_id LIMIT {WINDOW})
+    ) looked_at
+    -- One row each: so that this is what the others are looked up by, whatever the planner expects.
+    CROSS JOIN LATERAL (
+        SELECT entry.pair_id FROM annotate_queueentry entry
+        WHERE entry.pair_id = looked_at.pair_id AND {_SEVERAL} AND {_NOT_HELD}
+          AND NOT EXISTS (
+              SELECT FROM annotate_assignment own
+              CROSS JOIN LATERAL (
+                  SELECT verdict FROM annotate_judgement
+                  WHERE assignment_id = own.uuid ORDER BY revision DESC LIMIT 1
+              ) said
+              WHERE own.pair_id = entry.pair_id AND own.labeler_id = %(labeler)s AND said.verdict <> ''
+          )
+        LIMIT 1 FOR UPDATE SKIP LOCKED
+    ) found LIMIT 1
 """  # noqa: S608
 
 #: Takes the first pair of the bands in their order, leases it and counts its sides. Somebody who had the pair
