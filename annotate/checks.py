@@ -144,8 +144,7 @@ def check_next(
     toss = chance.random()
     if toss >= policy.gold_share + policy.repeat_share:
         return None
-    # A check that came when nothing waits would show itself.
-    if not QueueEntry.objects.filter(model=model, wanted__gt=F("leased")).exists():
+    if not _new_pair_waits(model):
         return None
     lease = _Lease(tally, labeler, now, until or now + timedelta(minutes=policy.lease_minutes))
     if toss < policy.gold_share:
@@ -153,6 +152,15 @@ def check_next(
     if tally.judged < REPEAT_AFTER or tally.since_repeat < REPEAT_APART:
         return None
     return _repeat_next(model, lease, chance)
+
+
+def _new_pair_waits(model: RegisteredModel) -> bool:
+    """Whether a pair that nobody judged is free: a check that came when nothing else does would show itself.
+
+    Exactly the condition of the index `queue_fresh`, so that one row is read.
+    """
+    free = QueueEntry.objects.filter(model=model, wanted__gt=F("leased"))
+    return free.filter(opinions=0, reserved_for=None).exists()
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,14 +102,14 @@ def _leased(
 ) -> UUID | None:
     """Lease a pair, or prolong a lease. Locks the labeler's tally and one entry of the queue."""
     desk = turns.desk_lock(model_id=model.pk, labeler_id=labeler.pk)
-    until = now + (WAITING if is_ahead else _lease_of(desk.lease_minutes))
+    until = now + (WAITING if is_ahead else timedelta(minutes=desk.policy.lease_minutes))
     held = turns.held_of(desk, have=have, now=now)
     if held and not held[0].set_aside_at:
         return _prolong(held[0], now, until)
     first_left = _goes_left(desk.tally.sides_lead, chance)
     # gold and repeats: leased on top of the queue.
     check = checks.check_next(
-        model=model, labeler=labeler, tally=desk.tally, policy=_checks_of(desk), now=now,
+        model=model, labeler=labeler, tally=desk.tally, policy=desk.policy, now=now,
         chance=chance, until=until, first_left=first_left,
     )  # fmt: skip
     if check:
@@ -126,16 +126,6 @@ def _leased(
     if found is None and held:
         return _prolong(held[0], now, until)
     return found
-
-
-def _checks_of(desk: turns.Desk) -> JudgingPolicy:
-    if desk.gold_share is None or desk.repeat_share is None:
-        return DEFAULTS
-    return JudgingPolicy(gold_share=desk.gold_share, repeat_share=desk.repeat_share)
-
-
-def _lease_of(minutes: int | None) -> timedelta:
-    return timedelta(minutes=DEFAULTS.lease_minutes if minutes is None else minutes)
 
 
 def _prolong(lease: turns.Lease, now: datetime, until: datetime) -> UUID:
@@ -168,7 +158,7 @@ def leases_keep(
     desk = turns.desk_lock(model_id=model.pk, labeler_id=labeler.pk)
     until = dict.fromkeys(waiting, now + WAITING)
     if shown:
-        until[shown] = now + _lease_of(desk.lease_minutes)
+        until[shown] = now + timedelta(minutes=desk.policy.lease_minutes)
     kept = turns.leases_keep(model_id=model.pk, labeler_id=labeler.pk, until=sorted(until.items()))
     return [uuid for uuid in until if uuid in kept]
 
@@ -185,8 +175,9 @@ def pair_later(*, assignment: Assignment, now: datetime) -> None:
     if len(others) >= MOST_SET_ASIDE:
         raise TooManySetAside
     Assignment.objects.filter(pk=assignment.pk, closed_at=None).update(
-        set_aside_at=now, expires_at=now + _lease_of(desk.lease_minutes)
+        set_aside_at=now, expires_at=now + timedelta(minutes=desk.policy.lease_minutes)
     )
+    Tally.objects.filter(pk=desk.tally.pk).update(turn=F("turn") + 1)
 
 
 @transaction.atomic
@@ -204,7 +195,8 @@ def leases_release(*, model: RegisteredModel, now: datetime) -> int:
 def leases_give_back(*, labeler: User, now: datetime, model: RegisteredModel | None = None) -> int:
     """Give back what a labeler holds, of one model or of all, for somebody else to judge; return how many."""
     own = Tally.objects.select_for_update().filter(labeler=labeler).order_by("pk")
-    list(own.filter(model=model) if model else own)
+    locked = [tally.pk for tally in (own.filter(model=model) if model else own)]
+    Tally.objects.filter(pk__in=locked).update(turn=F("turn") + 1)
     held = Assignment.objects.select_for_update(of=("self",)).filter(labeler=labeler)
     return _leases_end(held.filter(pair__prompt__model=model) if model else held, now=now)
 
@@ -358,7 +350,7 @@ def judgement_undo(*, assignment: Assignment, now: datetime) -> None:
             guidelines_version=facts.guidelines_version or DEFAULTS.guidelines_version,
             judged_at=now,
         )
-        until = now + _lease_of(facts.lease_minutes)
+        until = now + timedelta(minutes=facts.lease_minutes or DEFAULTS.lease_minutes)
         day = timezone.localdate(facts.judged_at)
         if turns.reopen(facts, taken_back, until=until, day=day):
             break

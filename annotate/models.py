@@ -677,8 +677,11 @@ class Assignment(models.Model):
         indexes = [
             models.Index(fields=["labeler", "assigned_at"], name="assignment_of_labeler"),
             models.Index(fields=["labeler", "closed_at"], name="assignment_judged_last"),
+            # What a labeler holds, and as a whole what is to be given back: there are never many.
             models.Index(
-                fields=["expires_at"], condition=Q(closed_at=None), name="assignment_open"
+                fields=["labeler", "expires_at"],
+                condition=Q(closed_at=None),
+                name="assignment_held",
             ),
         ]
 

@@ -43,8 +43,8 @@ PAIRS_WHILE_TRAINING = 10
 ANSWERS = 3
 #: Of one prompt's completions in one go; the policy's own bound.
 MOST_PAIRS = 3
-#: Nobody needs to know of more pairs that wait, and to count a million takes its time.
-MOST_COUNTED = 10_000
+#: Nobody needs to know of more pairs that wait, and to count a million takes its time; a queue's target is no more.
+MOST_COUNTED = 1_000
 #: For each pair of a comparison, so many to train on should wait.
 COMPARED_SHARE = 3
 

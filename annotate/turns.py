@@ -40,21 +40,22 @@ WINDOW = 64
 
 # --- What a labeler holds ------------------------------------------------------------------------------
 
+_TALLY = Columns("mine", Tally)
+_POLICY = Columns("policy", JudgingPolicy)
 #: Locks the tally, and lists the open leases as the statement's snapshot has them. Whoever had to wait for the
 #: lock has a snapshot from before: then the locked row's turn is another one than the snapshot's.
 HELD = Statement(
     "judging_held",
-    """
+    f"""
     WITH mine AS MATERIALIZED (
         SELECT * FROM annotate_tally
         WHERE model_id = %(model)s AND labeler_id = %(labeler)s FOR UPDATE
     )
-    SELECT mine.id, mine.judged, mine.day, mine.today, mine.sides_lead, mine.compare_lead,
-           mine.since_repeat, mine.turn, mine.turn = seen.turn AS is_current,
-           policy.lease_minutes, policy.gold_share, policy.repeat_share,
-           (SELECT max(labeler_id) FROM annotate_tally WHERE model_id = %(model)s) AS last_labeler,
+    SELECT mine.turn = seen.turn,
+           (SELECT max(labeler_id) FROM annotate_tally WHERE model_id = %(model)s),
            lease.uuid, lease.pair_id, lease.assigned_at, lease.expires_at, lease.set_aside_at,
-           (SELECT max(id) FROM annotate_judgement WHERE assignment_id = lease.uuid) AS said
+           (SELECT max(id) FROM annotate_judgement WHERE assignment_id = lease.uuid),
+           {_TALLY.sql}, {_POLICY.sql}
     FROM mine
     JOIN annotate_tally seen ON seen.id = mine.id
     LEFT JOIN annotate_judgingpolicy policy ON policy.model_id = mine.model_id
@@ -63,7 +64,7 @@ HELD = Statement(
         JOIN annotate_pair pair ON pair.id = lease.pair_id
         JOIN annotate_prompt prompt ON prompt.id = pair.prompt_id AND prompt.model_id = %(model)s
     ) ON lease.labeler_id = mine.labeler_id AND lease.closed_at IS NULL
-""",
+""",  # noqa: S608 columns of ours
 )
 TALLY_CREATE = Statement(
     "judging_tally_create",
@@ -93,12 +94,9 @@ class Desk:
     """A labeler's locked tally of a model and all open leases they have there, expired ones too."""
 
     tally: Tally
+    #: The model's; the defaults while it has none.
+    policy: JudgingPolicy
     leases: tuple[Lease, ...]
-    #: None: the model has no policy yet.
-    lease_minutes: int | None
-    #: Shares of a labeler's turns that are a check.
-    gold_share: float | None
-    repeat_share: float | None
     #: The highest id of a labeler of this model.
     last_labeler: int
 
@@ -107,23 +105,18 @@ def desk_lock(*, model_id: int, labeler_id: int) -> Desk:
     """Lock what is counted of a labeler, which makes their requests take turns; return what they hold."""
     whose = {"model": model_id, "labeler": labeler_id}
     while True:
-        rows = HELD.named(whose)
-        if rows and rows[0]["is_current"]:
+        rows = HELD.rows(whose)
+        if rows and rows[0][0]:
             break
         if not rows:
             TALLY_CREATE.rows(whose)
     first = rows[0]
-    counted = ("id", "judged", "day", "today", "sides_lead", "compare_lead", "since_repeat", "turn")
-    held = ("uuid", "pair_id", "assigned_at", "expires_at", "set_aside_at", "said")
+    policy_at = 8 + len(_TALLY)
     return Desk(
-        tally=Tally(
-            model_id=model_id, labeler_id=labeler_id, **{name: first[name] for name in counted}
-        ),
-        leases=tuple(Lease(**{name: row[name] for name in held}) for row in rows if row["uuid"]),
-        lease_minutes=first["lease_minutes"],
-        gold_share=first["gold_share"],
-        repeat_share=first["repeat_share"],
-        last_labeler=first["last_labeler"],
+        tally=_TALLY.instance(first[8:policy_at]),
+        policy=_POLICY.instance(first[policy_at:]) or JudgingPolicy(model_id=model_id),
+        leases=tuple(Lease(*row[2:8]) for row in rows if row[2]),
+        last_labeler=first[1],
     )
 
 
@@ -157,30 +150,33 @@ SECOND = f"""
 """  # noqa: S608
 #: Judged by several, so the labeler may be one of them. A window from a random pair on, then from the first,
 #: bounds the work; what is missed now is found another time.
+_SEVERAL = f"{_FREE} AND entry.opinions > 1 AND entry.reserved_for_id IS NULL"
 THIRD = f"""
-    SELECT entry.pair_id FROM annotate_queueentry entry
-    WHERE entry.pair_id IN (
-        (SELECT pair_id FROM annotate_queueentry entry
-         WHERE {_FREE} AND entry.opinions > 1 AND entry.reserved_for_id IS NULL
-           AND entry.pair_id >= (
-               SELECT (%(luck)s::float8 * max(pair_id))::bigint FROM annotate_queueentry entry
-               WHERE {_FREE} AND entry.opinions > 1 AND entry.reserved_for_id IS NULL)
-         ORDER BY pair_id LIMIT {WINDOW})
+    SELECT found.pair_id
+    FROM (
+        (SELECT entry.pair_id FROM annotate_queueentry entry
+         WHERE {_SEVERAL} AND entry.pair_id >= (
+             SELECT (%(luck)s::float8 * max(entry.pair_id))::bigint FROM annotate_queueentry entry
+             WHERE {_SEVERAL})
+         ORDER BY entry.pair_id LIMIT {WINDOW})
         UNION ALL
-        (SELECT pair_id FROM annotate_queueentry entry
-         WHERE {_FREE} AND entry.opinions > 1 AND entry.reserved_for_id IS NULL
-         ORDER BY pair_id LIMIT {WINDOW})
-    )
-      AND {_FREE} AND entry.opinions > 1 AND entry.reserved_for_id IS NULL AND {_NOT_HELD}
-      AND NOT EXISTS (
-          SELECT FROM annotate_assignment own
-          CROSS JOIN LATERAL (
-              SELECT verdict FROM annotate_judgement
-              WHERE assignment_id = own.uuid ORDER BY revision DESC LIMIT 1
-          ) said
-          WHERE own.pair_id = entry.pair_id AND own.labeler_id = %(labeler)s AND said.verdict <> ''
-      )
-    LIMIT 1 FOR UPDATE OF entry SKIP LOCKED
+        (SELECT entry.pair_id FROM annotate_queueentry entry WHERE {_SEVERAL}
+         ORDER BY entry.pair_id LIMIT {WINDOW})
+    ) looked_at
+    -- One row each: so that this is what the others are looked up by, whatever the planner expects.
+    CROSS JOIN LATERAL (
+        SELECT entry.pair_id FROM annotate_queueentry entry
+        WHERE entry.pair_id = looked_at.pair_id AND {_SEVERAL} AND {_NOT_HELD}
+          AND NOT EXISTS (
+              SELECT FROM annotate_assignment own
+              CROSS JOIN LATERAL (
+                  SELECT verdict FROM annotate_judgement
+                  WHERE assignment_id = own.uuid ORDER BY revision DESC LIMIT 1
+              ) said
+              WHERE own.pair_id = entry.pair_id AND own.labeler_id = %(labeler)s AND said.verdict <> ''
+          )
+        LIMIT 1 FOR UPDATE SKIP LOCKED
+    ) found LIMIT 1
 """  # noqa: S608
 
 #: Takes the first pair of the bands in their order, leases it and counts its sides. Somebody who had the pair

@@ -89,6 +89,14 @@ class Migration(migrations.Migration):
             model_name='queueentry',
             name='queue_free',
         ),
+        migrations.RemoveIndex(
+            model_name='assignment',
+            name='assignment_open',
+        ),
+        migrations.AddIndex(
+            model_name='assignment',
+            index=models.Index(condition=models.Q(('closed_at', None)), fields=['labeler', 'expires_at'], name='assignment_held'),
+        ),
         migrations.AddField(
             model_name='assignment',
             name='set_aside_at',

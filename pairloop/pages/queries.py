@@ -167,6 +167,8 @@ def _next_pairs(model: RegisteredModel, progress: EngineProgress) -> tuple[str, 
 
 
 def _waiting(count: int) -> str:
+    if count >= annotate.MOST_COUNTED:
+        return f"{count:,} pairs or more wait"
     return "1 pair waits" if count == 1 else f"{count} pairs wait"
 
 

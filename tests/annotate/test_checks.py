@@ -239,6 +239,12 @@ class TestServingGold:
         gold(model, admin)
 
         assert next_check(model, labeler, ALWAYS_GOLD) is None
+        factories.QueueEntryFactory.create(pair__prompt__model=model, opinions=1)
+        assert next_check(model, labeler, ALWAYS_GOLD) is None
+        factories.QueueEntryFactory.create(pair__prompt__model=model, leased=1)
+        assert next_check(model, labeler, ALWAYS_GOLD) is None
+        factories.QueueEntryFactory.create()
+        assert next_check(model, labeler, ALWAYS_GOLD) is None
 
     def test_of_another_model_does_not_come(
         self, model: RegisteredModel, admin: User, labeler: User, waiting: Pair

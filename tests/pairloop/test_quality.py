@@ -10,7 +10,16 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from annotate import flags
-from annotate.models import Assignment, Flag, Gold, Judgement, JudgingPolicy, Pair, QueueEntry
+from annotate.models import (
+    Assignment,
+    Flag,
+    Gold,
+    Judgement,
+    JudgingPolicy,
+    Pair,
+    QueueEntry,
+    Tally,
+)
 from models_registry.models import RegisteredModel
 from pairloop.pages import quality_queries
 from tests import factories
@@ -169,6 +178,18 @@ class TestPage:
 
         assert "Nobody judged a pair" in words(admin.get(URL, {"days": 7}).text)
         assert "1 judgement by 1 labeler in 30 days" in words(admin.get(URL, {"days": "x"}).text)
+
+    def test_counts_all_time_by_the_tallies(
+        self, admin: Client, model: RegisteredModel, labeler: User
+    ) -> None:
+        said(pair_of(model), "left")
+        Tally.objects.create(model=model, labeler=labeler, judged=41)
+        Tally.objects.create(model=model, labeler=factories.UserFactory.create(), judged=2)
+        Tally.objects.create(
+            model=factories.RegisteredModelFactory.create(), labeler=labeler, judged=9
+        )
+
+        assert "43 stand in all." in words(admin.get(URL).text)
 
     def test_shows_weeks_where_there_are_many_days(
         self, admin: Client, model: RegisteredModel
