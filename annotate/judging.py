@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -235,7 +236,6 @@ class Recorded:
     in_all: int
 
 
-@transaction.atomic
 def judgement_record(
     *,
     assignment: Assignment,
@@ -252,7 +252,7 @@ def judgement_record(
 
     Never refused for being late: then it counts on top of the overlap. A revision that says the same as what
     stands changes nothing. Locks tally, assignment and entry, in one statement that is tried again when
-    somebody changed one of them after it was read.
+    somebody changed one of them after it was read. Only what a comparison counts needs a transaction around it.
     """
     if verdict not in Verdict.values:
         raise VerdictUnknown
@@ -277,18 +277,26 @@ def judgement_record(
             if not revise or _is_same(stands, said):
                 return _stands(facts, stands, now=now)
             said.is_late = stands.is_late
-            written = turns.revise(facts, said, day=timezone.localdate(now))
-        else:
-            wanted = _wanted_after(facts, said)
-            written = turns.close(facts, said, wanted=wanted, day=timezone.localdate(now))
+        with transaction.atomic() if facts.comparison_id else nullcontext():
+            written = _written(facts, said)
         if written:
-            break
-    said.pk = written.said
-    said._state.adding = False  # noqa: SLF001 stored by a statement of ours
-    if facts.verdict and facts.comparison_id:
-        versions.outcome_withdraw(source=facts.uuid, now=now)
-    _outcome_record(facts, said)
-    return Recorded(judgement=said, is_new=True, today=written.today, in_all=written.in_all)
+            said.pk = written.said
+            said._state.adding = False  # noqa: SLF001 stored by a statement of ours
+            return Recorded(judgement=said, is_new=True, today=written.today, in_all=written.in_all)
+
+
+def _written(facts: turns.Facts, said: Judgement) -> turns.Written | None:
+    """Store a judgement and what follows from it; None when what was known is no longer so."""
+    day = timezone.localdate(said.judged_at)
+    if facts.verdict:
+        written = turns.revise(facts, said, day=day)
+    else:
+        written = turns.close(facts, said, wanted=_wanted_after(facts, said), day=day)
+    if written and facts.comparison_id:
+        if facts.verdict:
+            versions.outcome_withdraw(source=facts.uuid, now=said.judged_at)
+        _outcome_record(facts, said)
+    return written
 
 
 def _guidelines_of(facts: turns.Facts, *, shown_at: datetime | None) -> int:

@@ -95,8 +95,8 @@ def texts(count: int) -> list[str]:
     return made
 
 
-#: Three pairs of four answers to each prompt. Six of ten pairs are judged and done. Of the others one in
-#: twenty wants a second opinion: half of these were judged by the heavy labeler, or `heavy` if that is more.
+#: Three pairs of four answers to each prompt. Six of ten pairs are judged and done. Of the others the first ones were
+#: judged by the heavy labeler and want a second opinion, and so do some that others judged; most are fresh.
 FILL = """
 SET session_replication_role = replica;
 SET synchronous_commit = off;
@@ -177,14 +177,13 @@ def fill(pairs: int) -> None:
     labelers = [User.objects.create(username=f"labeler-{n}") for n in range(LABELERS)]
     Membership.objects.bulk_create(Membership(model=model, user=user) for user in labelers)
     made = texts(499)
-    heavy_until = min(pairs, 25_000)
     prompts = pairs // 3 + 1
     values = {
         "model": model.pk, "pairs": pairs, "prompts": prompts, "prompts_over": prompts + 1,
         "texts": len(made), "versions": f"ARRAY{[version.pk for version in versions]}",
-        # The heavy labeler is the first; 4 in 10 of the first 25,000 pairs wait for somebody else.
+        # The heavy labeler is the first; of the first 25,000 pairs 4 in 10 wait for somebody else.
         "labelers": f"ARRAY{[user.pk for user in labelers[1:]]}", "labeler_count": LABELERS - 1,
-        "heavy": labelers[0].pk, "heavy_until": heavy_until if pairs > SMALL else pairs // 10,
+        "heavy": labelers[0].pk, "heavy_until": min(pairs // 10, 25_000),
     }  # fmt: skip
     started = time.perf_counter()
     with postgres.Cluster.of(_var()).connect(database=postgres.NAME) as connection:

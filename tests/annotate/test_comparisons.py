@@ -350,6 +350,14 @@ class TestOutcome:
 
         assert Outcome.objects.get(withdrawn_at=None).kind == "tie"
 
+    def test_is_replaced_by_a_revision(self, comparison: Comparison) -> None:
+        lease = judge(pair_of(comparison), "left")
+
+        judging.judgement_record(assignment=lease, verdict="both_bad", now=NOW, revise=True)
+
+        assert Outcome.objects.get(withdrawn_at=None).kind == "both_bad"
+        assert Outcome.objects.exclude(withdrawn_at=None).count() == 1
+
     def test_makes_no_triple(self, comparison: Comparison) -> None:
         judge(pair_of(comparison), "left")
 
