@@ -457,6 +457,25 @@ class Verdict(models.TextChoices):
     CANNOT_JUDGE = "cannot_judge", "I can't judge"
 
 
+#: Why an answer is the better one.
+REASONS = [
+    ("correct", "more correct"),
+    ("follows", "follows the prompt"),
+    ("clear", "clearer"),
+    ("complete", "more complete"),
+    ("brief", "to the point"),
+    ("tone", "better tone"),
+    ("safe", "safer"),
+]
+#: Why somebody cannot judge.
+CANNOT = [
+    ("expertise", "not my field"),
+    ("broken", "the prompt is broken"),
+    ("identical", "they are the same"),
+    ("unsafe", "unsafe to judge"),
+    ("other", "another reason"),
+]
+
 DECIDED = (Verdict.LEFT_MUCH, Verdict.LEFT, Verdict.RIGHT, Verdict.RIGHT_MUCH)
 
 

@@ -104,6 +104,12 @@ def verdict_taken_back(assignment: Assignment) -> Verdict | None:
             return None
 
 
+def said_before(assignment: Assignment) -> Judgement | None:
+    """Return what the labeler said last about a pair, whether it stands or was taken back."""
+    said = Judgement.objects.filter(assignment=assignment).exclude(verdict="")
+    return said.order_by("-revision").first()
+
+
 def recent_sides(labeler: User) -> list[bool]:
     """Return whether the first completion was on the left in a labeler's last ten assignments."""
     return list(
