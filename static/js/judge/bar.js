@@ -57,7 +57,7 @@ export class Bar {
     words.classList.remove("is-new");
     words.replaceChildren(strong(WORDS[card.said.verdict]));
     const key = this.keys.labelOf("undo");
-    if (key) words.append(` · ${key.text} undoes`);
+    if (key) words.append(Object.assign(document.createElement("span"), { className: "said-key", textContent: ` · ${key.text} undoes` }));
     this.reasons(card.said.reasons);
     this.find("chips").hidden = !DECIDED.includes(card.said.verdict);
     // Beginning anew, the animation says that something happened.

@@ -152,7 +152,7 @@ const ACTIONS = [
   ["cannot_judge", "I can't judge; then 1 to 5 says why"],
   ["undo", "Undo, again for further back"],
   ["redo", "Repeat what was taken back"],
-  ["reason-1", "to 7: why, for your last judgement"],
+  ["reason-1", "and up to 7: why, for your last judgement"],
   ["note", "Note on this pair"],
   ["flag", "Flag this pair for an admin"],
   ["later", "Set this pair aside for later"],
@@ -170,20 +170,16 @@ const ACTIONS = [
 export function dialogSet(keys, dialog) {
   const write = () => {
     const rows = ACTIONS.map(([action, words]) => [keys.labelOf(action), words]).filter(([label]) => label);
-    dialog.querySelector("[data-keys-table]").replaceChildren(
+    dialog.querySelector("[data-keys-list]").replaceChildren(
       ...rows.map(([label, words]) => {
-        const row = document.createElement("tr");
-        const [key, what] = [document.createElement("th"), document.createElement("td")];
-        key.scope = "row";
-        const mark = Object.assign(document.createElement("kbd"), { className: "key", textContent: label.text });
-        key.append(mark);
+        const [row, key, what] = ["div", "dt", "dd"].map((name) => document.createElement(name));
+        key.append(Object.assign(document.createElement("kbd"), { className: "key", textContent: label.text }));
         what.textContent = words;
         row.append(key, what);
         return row;
       }),
     );
     dialog.querySelector("[data-keys-off]").hidden = rows.length > 0;
-    dialog.querySelector(".keys-table").hidden = rows.length === 0;
     dialog.querySelector(`input[value="${keys.preset}"]`).checked = true;
   };
   dialog.addEventListener("change", (event) => keys.choose(event.target.value));

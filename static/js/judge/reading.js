@@ -98,7 +98,7 @@ export class Reading {
     for (const [name, isOn] of [
       ["diff", this.view === "diff"],
       ["raw", this.view === "raw"],
-      ["sync", this.scroll === "together"],
+      ["sync", this.scroll === "each"],
     ]) {
       this.root.querySelector(`[data-do="${name}"]`)?.setAttribute("aria-pressed", String(isOn));
     }
