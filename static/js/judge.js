@@ -161,3 +161,6 @@ function fold(selector, opened = () => {}) {
   details.open = !details.open;
   if (details.open) opened();
 }
+
+// From here on everything goes through this page; before, a button sent the form.
+form.dataset.ready = "";

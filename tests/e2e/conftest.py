@@ -61,6 +61,12 @@ def log_in(live_server):
 
 
 @pytest.fixture
+def judge_url(live_server, model):
+    """The judging screen of the model."""
+    return f"{live_server.url}/models/{model.slug}/judge/"
+
+
+@pytest.fixture
 def complaints():
     """What a page said in its console; a test that expects a complaint clears the list."""
     return []
