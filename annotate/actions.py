@@ -9,57 +9,33 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
-from django.contrib.auth.models import User
-from django.db import transaction
-from django.db.models import Exists, F, OuterRef, Q, QuerySet
+from django.db import connection, transaction
+from django.db.models import F
 
-from annotate import prompts, queries, screening, tasks
+from annotate import prompts, queries, screening
 from annotate.models import (
-    DECIDED,
-    Assignment,
     Completion,
     Drop,
-    Judgement,
     JudgingPolicy,
     Pair,
     Prompt,
     QueueEntry,
     Split,
-    Verdict,
 )
-from models_registry import actions as versions
 from models_registry import queries as registry
 from models_registry.engine.types import Engine, EngineError, EngineRejected, Sampled, Sampling
-from models_registry.models import Alias, ModelVersion, Outcome, RegisteredModel
+from models_registry.models import Alias, ModelVersion, RegisteredModel
 from pairloop.lib import edits, jobs
-from pairloop.lib.errors import Refused
 
 logger = logging.getLogger(__name__)
 
 #: Batches of one top-up; what is still missing then is left to the next one, seconds later.
 MOST_BATCHES = 8
-#: Of one prompt's completions in one go; the policy's own bound.
-MOST_PAIRS = 3
 #: A prompt that no engine has a reason to refuse.
 HARMLESS = [{"role": "user", "content": "Say hello."}]
-#: The left side is forced once it was used this much more, or less, often in a labeler's last ten.
-SIDE_SLACK = 4
-
-
-class QueueEmpty(Refused):
-    """No pair waits for you right now."""
-
-    code = "queue_empty"
-
-
-class VerdictUnknown(Refused):
-    """Choose one of the verdicts."""
-
-    code = "verdict_unknown"
 
 
 # --- Prompts -------------------------------------------------------------------------------------------
@@ -123,9 +99,39 @@ def policy_change(*, model: RegisteredModel, values: Mapping[str, Any], seen: st
     """
     JudgingPolicy.objects.get_or_create(model=model)
     policy = JudgingPolicy.objects.select_for_update().get(model=model)
+    overlap = policy.overlap
     if edits.save(policy, values=values, seen=seen) and "guidelines" in values:
         policy.guidelines_version += 1
         policy.save(update_fields=["guidelines_version"])
+    if policy.overlap != overlap:
+        _overlap_apply(model, before=overlap, after=policy.overlap)
+
+
+#: What waits wants as many judgements as a new pair would, but keeps a further opinion that was asked for. Open
+#: leases keep their places. Entries are locked in order, as everybody does who locks several.
+APPLY_OVERLAP = """
+    WITH waiting AS (
+        SELECT entry.pair_id, entry.leased, entry.opinions, entry.opinions + entry.wanted AS target
+        FROM annotate_queueentry entry JOIN annotate_pair pair ON pair.id = entry.pair_id
+        WHERE entry.model_id = %(model)s AND pair.purpose IN ('train', 'eval')
+        ORDER BY entry.pair_id FOR UPDATE OF entry
+    ), changed AS (
+        SELECT pair_id, greatest(
+            CASE WHEN target > %(before)s THEN greatest(target, %(after)s) ELSE %(after)s END - opinions, leased, 0
+        ) AS wanted
+        FROM waiting
+    ), complete AS (
+        DELETE FROM annotate_queueentry entry USING changed
+        WHERE entry.pair_id = changed.pair_id AND changed.wanted = 0
+    )
+    UPDATE annotate_queueentry entry SET wanted = changed.wanted
+    FROM changed WHERE entry.pair_id = changed.pair_id AND changed.wanted > 0
+"""
+
+
+def _overlap_apply(model: RegisteredModel, *, before: int, after: int) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(APPLY_OVERLAP, {"model": model.pk, "before": before, "after": after})
 
 
 # --- Sampling ------------------------------------------------------------------------------------------
@@ -287,7 +293,7 @@ def sampled_store(
             purpose=purpose,
             # The newest version first; of one version, first every prompt's first pair: two of one prompt
             # in a row tire, and colour each other.
-            priority=version.number * MOST_PAIRS - rank,
+            priority=version.number * queries.MOST_PAIRS - rank,
         )
         for rank, (first, second) in enumerate(ids)
     )
@@ -340,233 +346,3 @@ def _completions(
         )
         for completion in sampled.completions
     )
-
-
-# --- Judging -------------------------------------------------------------------------------------------
-
-
-@transaction.atomic
-def pair_assign(*, model: RegisteredModel, labeler: User, now: datetime) -> Assignment:
-    """Lease the next pair to a labeler, or return the lease they already hold. Raises QueueEmpty.
-
-    Locks one queue entry; SKIP LOCKED lets everybody else pass by it.
-    """
-    _lock_labeler(labeler.pk)
-    held = queries.assignment_held(model=model, labeler=labeler, now=now)
-    if held:
-        return held
-    entry = _next_entry(model=model, labeler=labeler)
-    if entry is None:
-        leases_release(model=model, now=now)
-        entry = _next_entry(model=model, labeler=labeler)
-    if entry is None:
-        raise QueueEmpty
-    QueueEntry.objects.filter(pk=entry.pk).update(leased=F("leased") + 1)
-    lease = timedelta(minutes=queries.policy_of(model).lease_minutes)
-    assignment, _ = Assignment.objects.update_or_create(
-        pair_id=entry.pk,
-        labeler=labeler,
-        defaults={"expires_at": now + lease, "closed_at": None, "is_on_top": False},
-        create_defaults={
-            "first_is_left": _first_goes_left(labeler),
-            "assigned_at": now,
-            "expires_at": now + lease,
-        },
-    )
-    return queries.assignment_with_pair(assignment.uuid)
-
-
-def _lock_labeler(labeler_id: int) -> None:
-    """Let one labeler assign, judge and undo one after the other, in however many tabs."""
-    User.objects.select_for_update(no_key=True).get(pk=labeler_id)
-
-
-def _next_entry(*, model: RegisteredModel, labeler: User) -> QueueEntry | None:
-    """Lock the first free entry whose pair this labeler neither holds nor has judged."""
-    judged = Exists(queries.judgements_standing().filter(assignment=OuterRef("pk")))
-    mine = Assignment.objects.filter(
-        Q(closed_at=None) | judged, pair=OuterRef("pair"), labeler=labeler
-    )
-    return (
-        QueueEntry.objects.select_for_update(skip_locked=True, of=("self",))
-        .filter(~Exists(mine), model=model, wanted__gt=F("leased"))
-        .order_by("-priority", "pair")
-        .first()
-    )
-
-
-def _first_goes_left(labeler: User) -> bool:
-    """Toss a coin, unless the labeler's last ten are lopsided already."""
-    recent = queries.recent_sides(labeler)
-    lead = sum(1 if first_is_left else -1 for first_is_left in recent)
-    if abs(lead) >= SIDE_SLACK:
-        return lead < 0
-    return random.SystemRandom().random() < 0.5
-
-
-@transaction.atomic
-def leases_release(*, model: RegisteredModel, now: datetime) -> int:
-    """Give the pairs of expired leases back to the queue; return how many."""
-    return _leases_end(
-        Assignment.objects.select_for_update(skip_locked=True, of=("self",)).filter(
-            expires_at__lte=now, pair__prompt__model=model
-        ),
-        now=now,
-    )
-
-
-@transaction.atomic
-def leases_give_back(*, labeler: User, now: datetime, model: RegisteredModel | None = None) -> int:
-    """Give back what a labeler holds, of one model or of all, for somebody else to judge; return how many."""
-    _lock_labeler(labeler.pk)
-    held = Assignment.objects.select_for_update(of=("self",)).filter(labeler=labeler)
-    return _leases_end(held.filter(pair__prompt__model=model) if model else held, now=now)
-
-
-def _leases_end(leases: QuerySet[Assignment, Assignment], *, now: datetime) -> int:
-    ended = list(leases.filter(closed_at=None).order_by("pair"))
-    for assignment in ended:
-        if assignment.is_on_top:
-            continue
-        QueueEntry.objects.filter(pk=assignment.pair_id, leased__gt=0).update(
-            leased=F("leased") - 1
-        )
-    Assignment.objects.filter(pk__in=[assignment.pk for assignment in ended]).update(closed_at=now)
-    return len(ended)
-
-
-@transaction.atomic
-def judgement_record(
-    *,
-    assignment: Assignment,
-    verdict: str,
-    now: datetime,
-    reasons: Sequence[str] = (),
-    note: str = "",
-    active_ms: int = 0,
-) -> tuple[Judgement, bool]:
-    """Record what a labeler said; return it, and whether it is new: while one stands, it stays.
-
-    Never refused for being late: then it counts on top of the overlap. Locks labeler and assignment.
-    """
-    if verdict not in Verdict.values:
-        raise VerdictUnknown
-    locked = _locked(assignment)
-    last = queries.judgement_last(locked)
-    if last and last.verdict:
-        return last, False
-    policy = queries.policy_of(assignment.pair.prompt.model)
-    judgement = Judgement.objects.create(
-        assignment=locked,
-        revision=last.revision + 1 if last else 1,
-        verdict=verdict,
-        winner=_winner(assignment, verdict),
-        reasons=list(reasons),
-        note=note,
-        active_ms=active_ms,
-        guidelines_version=policy.guidelines_version,
-        is_late=now > locked.expires_at,
-        judged_at=now,
-    )
-    _outcome_record(assignment, judgement)
-    _lease_close(locked, now=now)
-    return judgement, True
-
-
-@transaction.atomic
-def judgement_undo(*, assignment: Assignment, now: datetime) -> None:
-    """Take a standing judgement back and lease its labeler the pair again, with the same sides.
-
-    A new revision says so: what a snapshot took from the old one stays in there. With nothing to take back
-    it changes nothing. Locks labeler and assignment.
-    """
-    locked = _locked(assignment)
-    last = queries.judgement_last(locked)
-    if last is None or not last.verdict:
-        return
-    policy = queries.policy_of(assignment.pair.prompt.model)
-    Judgement.objects.create(
-        assignment=locked,
-        revision=last.revision + 1,
-        verdict="",
-        guidelines_version=policy.guidelines_version,
-        judged_at=now,
-    )
-    if locked.pair.comparison_id:
-        versions.outcome_withdraw(source=locked.uuid, now=now)
-    _lease_reopen(locked, until=now + timedelta(minutes=policy.lease_minutes))
-
-
-def _locked(assignment: Assignment) -> Assignment:
-    _lock_labeler(assignment.labeler_id)
-    return (
-        Assignment.objects.select_for_update(of=("self",))
-        .select_related("pair__prompt")
-        .get(pk=assignment.pk)
-    )
-
-
-def _lease_close(lease: Assignment, *, now: datetime) -> None:
-    """End the lease of a pair that was judged. One that had ended before is none of the queue's."""
-    lease.is_on_top = lease.is_on_top or lease.closed_at is not None
-    lease.closed_at = now
-    lease.save(update_fields=["is_on_top", "closed_at"])
-    if lease.is_on_top:
-        return
-    QueueEntry.objects.filter(pk=lease.pair_id).update(
-        leased=F("leased") - 1, wanted=F("wanted") - 1
-    )
-    QueueEntry.objects.filter(pk=lease.pair_id, wanted=0).delete()
-    jobs.defer_once(tasks.pairs_top_up)
-
-
-def _lease_reopen(lease: Assignment, *, until: datetime) -> None:
-    """Give a pair that was judged back to the one who judged it, and to nobody else."""
-    lease.closed_at = None
-    lease.expires_at = until
-    lease.save(update_fields=["closed_at", "expires_at"])
-    if lease.is_on_top:
-        return
-    # Gone when the pair had all its judgements; locked, or it could go between these two statements.
-    entry, _ = QueueEntry.objects.select_for_update().get_or_create(
-        pair=lease.pair,
-        defaults={
-            "model_id": lease.pair.prompt.model_id, "priority": lease.pair.priority, "wanted": 0,
-        },
-    )  # fmt: skip
-    QueueEntry.objects.filter(pk=entry.pk).update(leased=F("leased") + 1, wanted=F("wanted") + 1)
-
-
-#: What a comparison makes of verdicts that prefer neither; one who cannot judge says nothing about it.
-UNDECIDED = {Verdict.TIE: Outcome.Kind.TIE, Verdict.BOTH_BAD: Outcome.Kind.BOTH_BAD}
-
-
-def _outcome_record(assignment: Assignment, judgement: Judgement) -> None:
-    """Let a judgement of a comparison's pair count there."""
-    comparison = assignment.pair.comparison
-    if comparison is None or judgement.verdict == Verdict.CANNOT_JUDGE:
-        return
-    sides = {one.version_id: one for one in (assignment.left, assignment.right)}
-    candidate, incumbent = sides[comparison.candidate_id], sides[comparison.incumbent_id]
-    versions.outcome_record(
-        comparison=comparison,
-        source=assignment.uuid,
-        labeler=assignment.labeler,
-        kind=UNDECIDED.get(Verdict(judgement.verdict), Outcome.Kind.WIN),
-        winner=judgement.winner.version if judgement.winner else None,
-        judged=versions.Judged(
-            prompt_key=assignment.pair.prompt.sha256,
-            tags=assignment.pair.prompt.tags,
-            candidate_left=candidate == assignment.left,
-            candidate_tokens=len(candidate.completion_ids or ()),
-            incumbent_tokens=len(incumbent.completion_ids or ()),
-        ),
-        now=judgement.judged_at,
-    )
-
-
-def _winner(assignment: Assignment, verdict: str) -> Completion | None:
-    """Return the completion that a verdict prefers, by the sides as the labeler saw them."""
-    if verdict not in DECIDED:
-        return None
-    return assignment.left if verdict in {Verdict.LEFT, Verdict.LEFT_MUCH} else assignment.right

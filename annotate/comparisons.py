@@ -167,7 +167,7 @@ def pair_store(
         purpose=Pair.Purpose.COMPARE,
         comparison=comparison,
         # Somewhere among the sampler's pairs, so that both kinds are judged in turn.
-        priority=sampler.number * actions.MOST_PAIRS - chance.randrange(actions.MOST_PAIRS),
+        priority=sampler.number * queries.MOST_PAIRS - chance.randrange(queries.MOST_PAIRS),
     )
     # More prompts prove more than more judgements of one.
     QueueEntry.objects.create(pair=pair, model_id=prompt.model_id, priority=pair.priority, wanted=1)

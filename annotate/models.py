@@ -44,6 +44,14 @@ class JudgingPolicy(models.Model):
     queue_target = models.PositiveIntegerField(default=24)
     #: People who judge a pair.
     overlap = models.PositiveSmallIntegerField(default=1)
+    #: People who judge a pair at most, when one opinion is not enough; see annotate.overlap.
+    overlap_most = models.PositiveSmallIntegerField(default=3)
+    #: Whether a slight preference is shown to somebody else.
+    second_if_slight = models.BooleanField(default=True)
+    #: So many of a labeler's first judgements get a second opinion.
+    second_of_new = models.PositiveIntegerField(default=20)
+    #: Share of judgements that get a second opinion whatever they say.
+    audit_share = models.FloatField(default=0.1)
     #: Share of pairs on held-out prompts, on which a round's accuracy is measured.
     eval_share = models.FloatField(default=0.1)
     #: Share of prompts that are never trained on.
@@ -75,6 +83,13 @@ class JudgingPolicy(models.Model):
                 name="policy_max_tokens_bounds",
             ),
             models.CheckConstraint(condition=Q(overlap__gte=1), name="policy_overlap_bounds"),
+            models.CheckConstraint(
+                condition=Q(overlap_most__gte=1, overlap_most__lte=10),
+                name="policy_overlap_most_bounds",
+            ),
+            models.CheckConstraint(
+                condition=Q(audit_share__gte=0, audit_share__lte=1), name="policy_audit_bounds"
+            ),
             models.CheckConstraint(
                 condition=Q(eval_share__gte=0, eval_share__lte=0.5), name="policy_eval_share_bounds"
             ),
@@ -366,7 +381,11 @@ class ImportedPreference(models.Model):
 
 
 class QueueEntry(models.Model):
-    """A pair that still wants judgements: the narrow table that assignments are served from."""
+    """A pair that still wants judgements: the narrow table that assignments are served from.
+
+    Nobody has judged a fresh one (no opinions). One with opinions wants another person's: it rests in a band
+    of its own, ordered by who judged last, so that nobody ever walks over what they judged themselves.
+    """
 
     pair = models.OneToOneField(Pair, models.CASCADE, primary_key=True, related_name="queue_entry")
     model = models.ForeignKey(RegisteredModel, models.CASCADE, related_name="+")
@@ -376,6 +395,26 @@ class QueueEntry(models.Model):
     wanted = models.PositiveSmallIntegerField()
     #: Assignments that are open now; never more than `wanted`.
     leased = models.PositiveSmallIntegerField(default=0)
+    #: Standing judgements so far.
+    opinions = models.PositiveSmallIntegerField(default=0)
+    #: Whose was the last of them.
+    last_labeler = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="+",
+        db_index=False,
+    )
+    #: Only this labeler gets it, and before anything else.
+    reserved_for = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="+",
+        db_index=False,
+    )
 
     class Meta:
         """Database rules."""
@@ -386,17 +425,65 @@ class QueueEntry(models.Model):
                 condition=Q(leased__lte=F("wanted")), name="queue_leases_within_wanted"
             ),
         ]
+        # One for each band of annotate.turns, whose conditions are these word for word.
         indexes = [
             models.Index(
                 fields=["model", "-priority", "pair"],
-                condition=Q(wanted__gt=F("leased")),
-                name="queue_free",
+                condition=Q(wanted__gt=F("leased"), opinions=0, reserved_for=None),
+                name="queue_fresh",
+            ),
+            models.Index(
+                fields=["model", "last_labeler", "pair"],
+                condition=Q(wanted__gt=F("leased"), opinions=1, reserved_for=None),
+                name="queue_second",
+            ),
+            models.Index(
+                fields=["model", "pair"],
+                condition=Q(wanted__gt=F("leased"), opinions__gt=1, reserved_for=None),
+                name="queue_third",
+            ),
+            models.Index(
+                fields=["reserved_for", "model", "pair"],
+                condition=Q(wanted__gt=F("leased"), reserved_for__isnull=False),
+                name="queue_reserved",
             ),
         ]
 
     def __str__(self) -> str:
         """Return what waits."""
         return f"{self.pair_id} wants {self.wanted}"
+
+
+class Tally(models.Model):
+    """What is counted of one labeler and model, so that nobody counts while somebody waits; also their lock."""
+
+    model = models.ForeignKey(RegisteredModel, models.CASCADE, related_name="+")
+    labeler = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
+    #: Standing judgements.
+    judged = models.PositiveIntegerField(default=0)
+    #: The day of the latest of them, and how many were made on it.
+    day = models.DateField(null=True, blank=True)
+    today = models.PositiveIntegerField(default=0)
+    #: How much more often the pair's first completion was on the left than on the right.
+    sides_lead = models.SmallIntegerField(default=0)
+    #: The same for the candidate in comparisons.
+    compare_lead = models.SmallIntegerField(default=0)
+    #: Judgements since the last mirrored repeat.
+    since_repeat = models.PositiveIntegerField(default=0)
+    #: Goes up with every change: who had to wait for the lock sees whether what they read is old.
+    turn = models.PositiveBigIntegerField(default=0)
+
+    class Meta:
+        """Database rules."""
+
+        verbose_name_plural = "tallies"
+        constraints = [
+            models.UniqueConstraint(fields=["model", "labeler"], name="tally_once"),
+        ]
+
+    def __str__(self) -> str:
+        """Return whose it is."""
+        return f"{self.labeler_id} of {self.model_id}: {self.judged}"
 
 
 class Assignment(models.Model):
@@ -415,6 +502,8 @@ class Assignment(models.Model):
     closed_at = models.DateTimeField(null=True, blank=True)
     #: Judged after the pair had been given back to the queue, which does not count it: it comes on top.
     is_on_top = models.BooleanField(default=False)
+    #: When its labeler put it off until nothing else waits.
+    set_aside_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
         """Database rules."""
@@ -457,7 +546,9 @@ class Verdict(models.TextChoices):
     CANNOT_JUDGE = "cannot_judge", "I can't judge"
 
 
-#: Why an answer is the better one.
+DECIDED = (Verdict.LEFT_MUCH, Verdict.LEFT, Verdict.RIGHT, Verdict.RIGHT_MUCH)
+
+#: Why one answer is better, as the keys 1 to 7 say it: (stored, shown).
 REASONS = [
     ("correct", "more correct"),
     ("follows", "follows the prompt"),
@@ -476,11 +567,16 @@ CANNOT = [
     ("other", "another reason"),
 ]
 
-DECIDED = (Verdict.LEFT_MUCH, Verdict.LEFT, Verdict.RIGHT, Verdict.RIGHT_MUCH)
-
 
 class Judgement(models.Model):
     """One revision of what a labeler said about an assignment. Append-only by a trigger."""
+
+    class Input(models.TextChoices):
+        """How it was said."""
+
+        KEY = "key"
+        BUTTON = "button"
+        API = "api"
 
     assignment = models.ForeignKey(Assignment, models.PROTECT, related_name="judgements")
     #: 1 for the first; the highest one counts.
@@ -495,6 +591,9 @@ class Judgement(models.Model):
     guidelines_version = models.PositiveIntegerField()
     #: It arrived after the lease had ended; kept all the same.
     is_late = models.BooleanField(default=False)
+    #: When the labeler's screen showed the pair, if it says so.
+    shown_at = models.DateTimeField(null=True, blank=True)
+    input = models.CharField(max_length=6, choices=Input, default=Input.API)
     judged_at = models.DateTimeField()
 
     class Meta:
@@ -506,6 +605,9 @@ class Judgement(models.Model):
             ),
             models.CheckConstraint(
                 condition=Q(verdict__in=["", *Verdict.values]), name="judgement_verdict_known"
+            ),
+            models.CheckConstraint(
+                condition=Q(input__in=["key", "button", "api"]), name="judgement_input_known"
             ),
             models.CheckConstraint(
                 condition=Q(verdict__in=DECIDED, winner__isnull=False)

@@ -17,7 +17,7 @@ from django.db import IntegrityError, transaction
 from django.utils.encoding import force_bytes
 from django.utils.http import urlsafe_base64_encode
 
-from annotate import actions
+from annotate import judging
 from models_registry.models import Membership, PersonChange, RegisteredModel
 from pairloop.lib.errors import Refused
 
@@ -159,7 +159,7 @@ def member_remove(*, model: RegisteredModel, person: User, by: User | None, now:
         return
     _keep(locked, Kind.MEMBER_REMOVED, model=model, by=by, now=now)
     if not locked.is_staff:
-        actions.leases_give_back(labeler=locked, model=model, now=now)
+        judging.leases_give_back(labeler=locked, model=model, now=now)
 
 
 # --- Accounts ------------------------------------------------------------------------------------------
@@ -177,7 +177,7 @@ def person_deactivate(*, person: User, by: User | None, now: datetime) -> None:
     _set(locked, is_active=False)
     _keep(locked, Kind.DEACTIVATED, by=by, now=now)
     _sessions_end(locked)
-    actions.leases_give_back(labeler=locked, now=now)
+    judging.leases_give_back(labeler=locked, now=now)
 
 
 @transaction.atomic
@@ -215,7 +215,7 @@ def admin_take(*, person: User, by: User | None, now: datetime) -> None:
     _set(locked, is_staff=False, is_superuser=False)
     locked.groups.add(labelers())
     _keep(locked, Kind.ADMIN_TAKEN, by=by, now=now)
-    actions.leases_give_back(labeler=locked, now=now)
+    judging.leases_give_back(labeler=locked, now=now)
 
 
 def _another_admin_than(person: User) -> None:

@@ -10,8 +10,10 @@ from uuid import UUID
 
 from django.conf import settings
 from django.contrib.auth.models import User
+from django.contrib.postgres.expressions import ArraySubquery
 from django.db.models import Count, Exists, F, Func, OuterRef, Q, QuerySet, Sum
 from django.db.models.functions import TruncMinute
+from django.utils import timezone
 
 from annotate.models import (
     Assignment,
@@ -25,6 +27,7 @@ from annotate.models import (
     Prompt,
     QueueEntry,
     Split,
+    Tally,
     Verdict,
 )
 from models_registry import queries as registry
@@ -37,6 +40,10 @@ from pairloop.lib import jobs
 PAIRS_WHILE_TRAINING = 10
 #: Answers of each prompt as labelers would get them.
 ANSWERS = 3
+#: Of one prompt's completions in one go; the policy's own bound.
+MOST_PAIRS = 3
+#: Nobody needs to know of more pairs that wait, and to count a million takes its time.
+MOST_COUNTED = 10_000
 #: For each pair of a comparison, so many to train on should wait.
 COMPARED_SHARE = 3
 
@@ -46,8 +53,14 @@ def policy_of(model: RegisteredModel) -> JudgingPolicy:
     return JudgingPolicy.objects.filter(model=model).first() or JudgingPolicy(model=model)
 
 
+def policy_loaded(assignment: Assignment) -> JudgingPolicy:
+    """Return the policy that came with an assignment: no query."""
+    model = assignment.pair.prompt.model
+    return getattr(model, "judging_policy", None) or JudgingPolicy(model=model)
+
+
 def assignment_with_pair(uuid: UUID) -> Assignment:
-    """Return an assignment with all that is shown of it."""
+    """Return an assignment with all that is shown of it, and its model's policy."""
     return _with_pair().get(uuid=uuid)
 
 
@@ -60,20 +73,26 @@ def assignment_of(*, labeler: User, uuid: UUID) -> Assignment:
     return _with_pair().get(uuid=uuid, labeler=labeler, pair__prompt__model__in=models)
 
 
+#: What nobody is shown, and takes time to read.
+UNSHOWN = [
+    f"pair__{side}__{name}"
+    for side in ("first", "second")
+    for name in ("prompt_ids", "completion_ids", "sampling")
+]
+
+
 def _with_pair() -> QuerySet[Assignment, Assignment]:
-    return Assignment.objects.select_related("pair__prompt__model", "pair__first", "pair__second")
-
-
-def assignment_held(*, model: RegisteredModel, labeler: User, now: datetime) -> Assignment | None:
-    """Return the open lease that a labeler holds on a pair of this model: what they took back comes first.
-
-    Every undo opens a lease beside those that are open already, with a later end.
-    """
+    """Select assignments with all that is shown of them, and the two latest things said, if any."""
+    said = Judgement.objects.filter(assignment=OuterRef("pk")).order_by("-revision")
     return (
-        _with_pair()
-        .filter(labeler=labeler, closed_at=None, expires_at__gt=now, pair__prompt__model=model)
-        .order_by("-expires_at", "uuid")
-        .first()
+        Assignment.objects.select_related(
+            "pair__prompt__model__judging_policy",
+            "pair__first",
+            "pair__second",
+            "pair__queue_entry",
+        )
+        .defer(*UNSHOWN)
+        .annotate(verdicts_last=ArraySubquery(said.values("verdict")[:2]))
     )
 
 
@@ -89,15 +108,16 @@ def assignment_judged_last(*, model: RegisteredModel, labeler: User) -> Assignme
     )
 
 
-def judgement_last(assignment: Assignment) -> Judgement | None:
-    """Return the latest revision of what was said, also when it takes back."""
-    return Judgement.objects.filter(assignment=assignment).order_by("-revision").first()
-
-
 def verdict_taken_back(assignment: Assignment) -> Verdict | None:
-    """Return what the labeler said before they took it back; None while nothing is taken back."""
-    verdicts = Judgement.objects.filter(assignment=assignment).order_by("-revision")
-    match list(verdicts.values_list("verdict", flat=True)[:2]):
+    """Return what the labeler said before they took it back; None while nothing is taken back.
+
+    No query for an assignment that was read here.
+    """
+    verdicts = getattr(assignment, "verdicts_last", None)
+    if verdicts is None:
+        said = Judgement.objects.filter(assignment=assignment).order_by("-revision")
+        verdicts = list(said.values_list("verdict", flat=True)[:2])
+    match verdicts:
         case ["", before]:
             return Verdict(before)
         case _:
@@ -105,18 +125,20 @@ def verdict_taken_back(assignment: Assignment) -> Verdict | None:
 
 
 def said_before(assignment: Assignment) -> Judgement | None:
-    """Return what the labeler said last about a pair, whether it stands or was taken back."""
+    """Return what the labeler said last about a pair, whether it stands or was taken back.
+
+    No query for an assignment that was read here and about which nothing was said.
+    """
+    if getattr(assignment, "verdicts_last", None) == []:
+        return None
     said = Judgement.objects.filter(assignment=assignment).exclude(verdict="")
     return said.order_by("-revision").first()
 
 
-def recent_sides(labeler: User) -> list[bool]:
-    """Return whether the first completion was on the left in a labeler's last ten assignments."""
-    return list(
-        Assignment.objects.filter(labeler=labeler)
-        .order_by("-assigned_at", "uuid")
-        .values_list("first_is_left", flat=True)[:10]
-    )
+def is_second_opinion(assignment: Assignment) -> bool:
+    """Whether somebody else judged the pair before. No query for an assignment that was read here."""
+    entry = getattr(assignment.pair, "queue_entry", None)
+    return bool(entry and entry.opinions)
 
 
 def eval_pairs_are_due(*, model: RegisteredModel, policy: JudgingPolicy) -> bool:
@@ -130,12 +152,22 @@ def eval_pairs_are_due(*, model: RegisteredModel, policy: JudgingPolicy) -> bool
 
 
 def queue_length(model: RegisteredModel, *, version: ModelVersion | None = None) -> int:
-    """Return how many pairs wait for somebody to judge them, of all versions or of one."""
-    waiting = QueueEntry.objects.filter(model=model, wanted__gt=F("leased"))
+    """Return how many pairs wait that nobody has judged, of all versions or of one; MOST_COUNTED is "or more".
+
+    Those that want a second opinion are not counted: they wait for particular people.
+    """
+    waiting = QueueEntry.objects.filter(
+        model=model, wanted__gt=F("leased"), opinions=0, reserved_for=None
+    )
     if version:
-        # A comparison's pairs are nobody's to train on.
-        waiting = waiting.filter(pair__first__version=version, pair__comparison=None)
-    return waiting.count()
+        # A comparison's pairs are nobody's to train on. Older versions' have lower priorities, see
+        # actions.sampled_store, and are not even looked at.
+        waiting = waiting.filter(
+            pair__first__version=version,
+            pair__comparison=None,
+            priority__gt=(version.number - 1) * MOST_PAIRS,
+        )
+    return len(waiting.values_list("pk", flat=True)[:MOST_COUNTED])
 
 
 def top_up_can_wait(model: RegisteredModel) -> bool:
@@ -170,14 +202,15 @@ class JudgingProgress:
 
 
 def judging_progress(*, model: RegisteredModel, labeler: User, since: datetime) -> JudgingProgress:
-    """Count a labeler's standing judgements, in all and since a moment, and the pairs that wait."""
-    counts = (
-        judgements_standing()
-        .filter(assignment__labeler=labeler, assignment__pair__prompt__model=model)
-        .aggregate(in_all=Count("pk"), today=Count("pk", filter=Q(judged_at__gte=since)))
-    )
+    """Return how many judgements of a labeler stand, in all and of the day that began then, and what waits.
+
+    Two queries, which count nothing but the pairs that wait.
+    """
+    tally = Tally.objects.filter(model=model, labeler=labeler).first() or Tally()
     return JudgingProgress(
-        today=counts["today"], in_all=counts["in_all"], waiting=queue_length(model)
+        today=tally.today if tally.day == timezone.localdate(since) else 0,
+        in_all=tally.judged,
+        waiting=queue_length(model),
     )
 
 
@@ -287,17 +320,22 @@ def prompts_to_compare(comparison: Comparison) -> list[Prompt]:
     At most a third as many pairs wait as there should be to train on, or these would drown.
     """
     room = max(policy_of(comparison.model).queue_target // COMPARED_SHARE, 1)
-    waiting = QueueEntry.objects.filter(pair__comparison=comparison, wanted__gt=F("leased")).count()
+    waiting = _unjudged(comparison).filter(wanted__gt=F("leased")).count()
     limit = min(room - waiting, comparison.budget - _compared_count(comparison))
     return list(_prompts_left(comparison)[: max(limit, 0)])
 
 
 def comparison_is_spent(comparison: Comparison) -> bool:
     """Whether all prompts of a comparison are judged or left out, and no further one is to come."""
-    if QueueEntry.objects.filter(pair__comparison=comparison).exists():
+    if _unjudged(comparison).exists():
         return False
     used = _compared_count(comparison)
     return used >= comparison.budget or not _prompts_left(comparison).exists()
+
+
+def _unjudged(comparison: Comparison) -> QuerySet[QueueEntry, QueueEntry]:
+    """Select what waits of a comparison; a pair that wants one more opinion is judged."""
+    return QueueEntry.objects.filter(pair__comparison=comparison, opinions=0)
 
 
 def _compared_count(comparison: Comparison) -> int:
@@ -343,7 +381,7 @@ class ComparisonProgress:
 
 def comparison_progress(comparison: Comparison) -> ComparisonProgress:
     """Count what was judged, what waits and what was left out. Three queries."""
-    waiting = QueueEntry.objects.filter(pair__comparison=comparison).count()
+    waiting = _unjudged(comparison).count()
     drops = (
         ComparisonDrop.objects.filter(comparison=comparison)
         .values_list("reason")

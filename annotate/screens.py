@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, get_args
 
 from django.contrib.auth.models import User
@@ -53,7 +53,9 @@ class Card:
     panes: Panes
     #: Why this pair, in small words; the same for all that should not be told apart.
     why: str
-    #: What was said about it before: it stands, or was taken back.
+    #: What was said before it was taken back.
+    taken_back: Verdict | None
+    #: The same with reasons and note, or what stands; known to the page of one pair only.
     said: Judgement | None = None
     is_flagged: bool = False
 
@@ -84,7 +86,13 @@ def shown_as(asked: str) -> Shown:
 
 def card_of(assignment: Assignment, *, shown: Shown = VIEWS[0]) -> Card:
     """Return the card of a pair that waits in a page. No queries."""
-    return Card(assignment, shown, answers.panes(assignment, shown), _why(assignment))
+    return Card(
+        assignment=assignment,
+        shown=shown,
+        panes=answers.panes(assignment, shown),
+        why=_why(assignment),
+        taken_back=queries.verdict_taken_back(assignment),
+    )
 
 
 def screen_of(*, model: RegisteredModel, labeler: User, assignment: Assignment | None) -> Screen:
@@ -101,22 +109,20 @@ def screen_of(*, model: RegisteredModel, labeler: User, assignment: Assignment |
 
 
 def _card_with_past(assignment: Assignment) -> Card:
-    said = queries.said_before(assignment)
-    return Card(
-        assignment=assignment,
-        shown=VIEWS[0],
-        panes=answers.panes(assignment, VIEWS[0]),
-        why=_why(assignment),
-        said=said,
+    return replace(
+        card_of(assignment),
+        said=queries.said_before(assignment),
         is_flagged=flags.is_raised(assignment),
     )
 
 
 def _why(assignment: Assignment) -> str:
     """Say how a pair came here. Gold pairs and repeats are among the fresh ones: nothing tells them apart."""
-    if getattr(assignment, "set_aside_at", None):
-        return "Set aside by you"
-    return "Fresh"
+    if queries.verdict_taken_back(assignment):
+        return "you took it back"
+    if assignment.set_aside_at:
+        return "you set it aside"
+    return "second opinion" if queries.is_second_opinion(assignment) else "fresh"
 
 
 #: What a template needs of the bar below the answers; the digit of a reason is its place.

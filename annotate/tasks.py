@@ -63,10 +63,10 @@ def _top_up(model: RegisteredModel, engine: Engine) -> None:
 @app.task(queue="default", queueing_lock="leases-release")
 def leases_release(timestamp: int | None = None) -> None:
     """Give the pairs of expired leases back, every minute."""
-    from annotate import actions
+    from annotate import judging
 
     for model in registry.models_ready():
-        actions.leases_release(model=model, now=timezone.now())
+        judging.leases_release(model=model, now=timezone.now())
 
 
 @app.task(queue="default", pass_context=True)

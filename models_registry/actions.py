@@ -422,21 +422,24 @@ class Judged:
 
 def outcome_record(
     *,
-    comparison: Comparison,
+    comparison_id: int,
     source: UUID,
-    labeler: User,
+    labeler_id: int,
     kind: str,
-    winner: ModelVersion | None,
+    winner_id: int | None,
     judged: Judged,
     now: datetime,
 ) -> Outcome:
-    """Record what one judgement said about two versions; also after the comparison has ended."""
+    """Record what one judgement said about two versions; also after the comparison has ended.
+
+    Everything goes by id: whoever judges should not wait for rows that are only named.
+    """
     return Outcome.objects.create(
-        comparison=comparison,
+        comparison_id=comparison_id,
         source=source,
-        labeler=labeler,
+        labeler_id=labeler_id,
         kind=kind,
-        winner=winner,
+        winner_id=winner_id,
         recorded_at=now,
         **asdict(judged),
     )

@@ -71,12 +71,15 @@ class UserFactory(DjangoModelFactory):
 
 
 class JudgingPolicyFactory(DjangoModelFactory):
-    """How pairs of a model are judged; every registered model gets one."""
+    """How pairs of a model are judged, once each; every registered model gets one."""
 
     class Meta:
         model = JudgingPolicy
 
     guidelines = "Prefer the answer that helps more."
+    second_if_slight = False
+    second_of_new = 0
+    audit_share = 0.0
 
 
 class ModelVersionFactory(DjangoModelFactory):

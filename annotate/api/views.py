@@ -18,7 +18,7 @@ from rest_framework.renderers import BaseRenderer, JSONRenderer
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from annotate import actions, exports, imports, prompts, queries, triples
+from annotate import actions, exports, imports, judging, prompts, queries, triples
 from annotate.api.filters import (
     TRIPLE_PARAMETERS,
     JudgementFilter,
@@ -126,10 +126,10 @@ class AssignmentsView(MemberView):
         """Lease a pair, or return the one that is leased to you already; 204 when none waits."""
         model = model_for(request.user, slug)
         try:
-            assignment = actions.pair_assign(model=model, labeler=request.user, now=timezone.now())
-        except actions.QueueEmpty:
+            assignment = judging.pair_assign(model=model, labeler=request.user, now=timezone.now())
+        except judging.QueueEmpty:
             return Response(status=status.HTTP_204_NO_CONTENT)
-        context = {"guidelines_version": queries.policy_of(model).guidelines_version}
+        context = {"guidelines_version": queries.policy_loaded(assignment).guidelines_version}
         answer = AssignmentOut(assignment, context=context)
         return Response(answer.data, status=status.HTTP_201_CREATED)
 
@@ -143,17 +143,17 @@ class JudgementView(MemberView):
         assignment = _assignment_for(request.user, uuid)
         said = JudgementIn(data=request.data)
         said.is_valid(raise_exception=True)
-        judgement, is_new = actions.judgement_record(
+        recorded = judging.judgement_record(
             assignment=assignment, now=timezone.now(), **said.validated_data
         )
-        code = status.HTTP_201_CREATED if is_new else status.HTTP_200_OK
-        return Response(JudgementOut(judgement).data, status=code)
+        code = status.HTTP_201_CREATED if recorded.is_new else status.HTTP_200_OK
+        return Response(JudgementOut(recorded.judgement).data, status=code)
 
     @extend_schema(responses={204: None})
     def delete(self, request: Request, uuid: UUID) -> Response:
         """Take your judgement back; the pair is your next assignment again."""
         assignment = _assignment_for(request.user, uuid)
-        actions.judgement_undo(assignment=assignment, now=timezone.now())
+        judging.judgement_undo(assignment=assignment, now=timezone.now())
         return Response(status=status.HTTP_204_NO_CONTENT)
 
 

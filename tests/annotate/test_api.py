@@ -10,7 +10,7 @@ from django.db import connections
 from django.test import Client
 from django.utils import timezone
 
-from annotate import actions, imports
+from annotate import imports, judging
 from annotate.models import Assignment, Completion, Judgement, Prompt, QueueEntry
 from tests import factories
 
@@ -45,7 +45,7 @@ def admin():
 def leased(model, labeler, *, now=None):
     """Queue a pair and lease it to somebody."""
     factories.QueueEntryFactory(pair__prompt__model=model)
-    return actions.pair_assign(model=model, labeler=labeler, now=now or timezone.now())
+    return judging.pair_assign(model=model, labeler=labeler, now=now or timezone.now())
 
 
 def judgement_url(assignment):

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 from django.contrib.auth.models import User
 
-from annotate import actions, comparisons, queries, tasks, triples
+from annotate import comparisons, judging, queries, tasks, triples
 from annotate.models import (
     Assignment,
     ComparisonDrop,
@@ -95,7 +95,7 @@ def judge(pair: Pair, verdict: str, labeler: User | None = None, **fields: objec
     lease = factories.AssignmentFactory.create(
         pair=pair, labeler=labeler or factories.UserFactory.create(), **fields
     )
-    actions.judgement_record(assignment=lease, verdict=verdict, now=NOW)
+    judging.judgement_record(assignment=lease, verdict=verdict, now=NOW)
     return lease
 
 
@@ -333,7 +333,7 @@ class TestOutcome:
     def test_is_recorded_once(self, comparison: Comparison) -> None:
         lease = judge(pair_of(comparison), "left")
 
-        actions.judgement_record(assignment=lease, verdict="right", now=NOW)
+        judging.judgement_record(assignment=lease, verdict="right", now=NOW)
 
         assert Outcome.objects.count() == 1
 
@@ -342,11 +342,11 @@ class TestOutcome:
     ) -> None:
         lease = judge(pair_of(comparison), "left")
 
-        actions.judgement_undo(assignment=lease, now=NOW)
+        judging.judgement_undo(assignment=lease, now=NOW)
 
         assert Outcome.objects.get().withdrawn_at == NOW
 
-        actions.judgement_record(assignment=lease, verdict="tie", now=NOW)
+        judging.judgement_record(assignment=lease, verdict="tie", now=NOW)
 
         assert Outcome.objects.get(withdrawn_at=None).kind == "tie"
 
@@ -407,10 +407,10 @@ class TestComparisonsSettle:
     ) -> None:
         held_out(comparison, 1)
         top_up(comparison, engine)
-        lease = actions.pair_assign(
+        lease = judging.pair_assign(
             model=comparison.model, labeler=factories.UserFactory.create(), now=NOW
         )
-        actions.judgement_record(assignment=lease, verdict="left", now=NOW)
+        judging.judgement_record(assignment=lease, verdict="left", now=NOW)
 
         assert self.settle().state == Comparison.State.CLOSED
         assert queries.comparison_progress(comparison).judged == 1
@@ -420,7 +420,7 @@ class TestComparisonsSettle:
     ) -> None:
         held_out(comparison, 2)
         top_up(comparison, engine)
-        lease = actions.pair_assign(
+        lease = judging.pair_assign(
             model=comparison.model, labeler=factories.UserFactory.create(), now=NOW
         )
         other = factories.QueueEntryFactory.create(pair__prompt__model=comparison.model)

@@ -9,7 +9,7 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 from django.utils import timezone
 
-from annotate import actions, people
+from annotate import judging, people
 from annotate.models import Judgement, QueueEntry
 from models_registry.models import Membership, PersonChange
 from pairloop.lib.errors import Refused
@@ -43,7 +43,7 @@ def kinds(person: User) -> list[str]:
 def leased(model, labeler) -> QueueEntry:
     """Give a labeler a pair of the model; return its queue entry."""
     factories.QueueEntryFactory(pair__prompt__model=model)
-    assignment = actions.pair_assign(model=model, labeler=labeler, now=timezone.now())
+    assignment = judging.pair_assign(model=model, labeler=labeler, now=timezone.now())
     entry = QueueEntry.objects.get(pair=assignment.pair_id)
     assert entry.leased == 1
     return entry
@@ -169,7 +169,7 @@ class TestMember:
         lea = add(model=model)
         leased(model, lea)
         held = lea.assignments.get()
-        actions.judgement_record(assignment=held, verdict="left", now=timezone.now())
+        judging.judgement_record(assignment=held, verdict="left", now=timezone.now())
 
         people.member_remove(model=model, person=lea, by=admin, now=timezone.now())
 
@@ -181,7 +181,7 @@ class TestMember:
 
         people.member_remove(model=model, person=lea, by=admin, now=timezone.now())
 
-        assignment = actions.pair_assign(model=model, labeler=noor, now=timezone.now())
+        assignment = judging.pair_assign(model=model, labeler=noor, now=timezone.now())
         assert assignment.pair_id == entry.pk
 
     def test_that_is_an_admin_goes_on_with_its_pair(self, model, admin):

@@ -9,7 +9,7 @@ import pytest
 from django.urls import reverse
 from django.utils import timezone
 
-from annotate import actions
+from annotate import judging
 from annotate.models import Assignment, Judgement, QueueEntry, Verdict
 from models_registry.models import RegisteredModel
 from tests.factories import (
@@ -68,7 +68,7 @@ def queued(model, *texts, question="What is one plus one?", **prompt):
 def leased(model, labeler, *texts, now=None):
     """Queue a pair and lease it to somebody."""
     queued(model, *texts)
-    return actions.pair_assign(model=model, labeler=labeler, now=now or timezone.now())
+    return judging.pair_assign(model=model, labeler=labeler, now=now or timezone.now())
 
 
 def judge_url(model):

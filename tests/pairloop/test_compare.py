@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 from django.test import Client
 
-from annotate import actions, queries
+from annotate import judging, queries
 from annotate.models import Pair, Prompt, Split
 from models_registry import serving
 from models_registry.models import Comparison, ModelVersion, Outcome
@@ -79,7 +79,7 @@ def judged(
         prompt=asked, first=first, second=second, purpose="compare", comparison=comparison
     )
     lease = factories.AssignmentFactory.create(pair=pair)
-    actions.judgement_record(assignment=lease, verdict=verdict, now=NOW, **said)
+    judging.judgement_record(assignment=lease, verdict=verdict, now=NOW, **said)
     return pair
 
 

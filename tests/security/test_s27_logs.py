@@ -14,7 +14,7 @@ from django.conf import settings
 from django.db import DatabaseError, transaction
 from django.test import Client
 
-from annotate import actions, tasks
+from annotate import judging, tasks
 from annotate.models import Prompt, Split
 from models_registry import serving
 from models_registry.engine.fake import FakeEngine
@@ -213,7 +213,7 @@ class TestWorker:
             logging.getLogger("annotate").warning("released")
             raise ValueError(MARKS["error"])
 
-        monkeypatch.setattr(actions, "leases_release", noisy)
+        monkeypatch.setattr(judging, "leases_release", noisy)
         factories.RegisteredModelFactory.create()
         number = tasks.leases_release.defer()
 

@@ -13,9 +13,10 @@ export class Card {
     this.shownAt = "";
     this.note = "";
     this.isFlagged = false;
-    /* What was said: {verdict, reasons, note}. */
-    this.said = undefined;
-    this.wasTakenBack = false;
+    /* What was said: {verdict, reasons, note}; also before it was taken back. */
+    const verdict = node.dataset.takenBackVerdict;
+    this.wasTakenBack = Boolean(verdict);
+    this.said = verdict && { verdict, reasons: [], note: "" };
     const panes = this.panes;
     /* The answers as text, as a diff, raw: each is fetched once. */
     this.views = { [panes.dataset.shown]: panes };

@@ -44,10 +44,6 @@ export class Session {
   start(node) {
     const card = node && new this.Card(node);
     if (!card) this.#seen = this.place.querySelector("[data-waiting]")?.dataset.seen;
-    if (card && this.data.hadSaid) {
-      card.said = { verdict: this.data.hadSaid, reasons: [], note: "" };
-      card.wasTakenBack = true;
-    }
     if (card && this.#busy().includes(card.uuid)) this.#advance();
     else if (card) this.#show(card, { isFirst: true });
     else this.bar.pair();
@@ -260,7 +256,7 @@ export class Session {
       return;
     }
     const card = new this.Card(node);
-    Object.assign(card, { said, note: said?.note ?? "" });
+    if (said) Object.assign(card, { said, note: said.note });
     this.#comeBack(card);
     this.#told();
   }

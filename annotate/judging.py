@@ -1,0 +1,374 @@
+"""Everything that is written while people judge: leases, judgements, and taking them back."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from django.contrib.auth.models import User
+from django.db import transaction
+from django.db.models import F, QuerySet
+from django.utils import timezone
+
+from annotate import overlap, queries, tasks, turns
+from annotate.models import (
+    DECIDED,
+    Assignment,
+    Judgement,
+    JudgingPolicy,
+    QueueEntry,
+    Tally,
+    Verdict,
+)
+from models_registry import actions as versions
+from models_registry.models import Outcome, RegisteredModel
+from pairloop.lib import jobs
+from pairloop.lib.errors import Refused
+
+#: Pairs that wait in a page beside the one that is shown.
+AHEAD = 2
+#: How long a pair that waits in a page is reserved; a heartbeat every minute prolongs it.
+WAITING = timedelta(minutes=5)
+#: So many pairs may be put off at once.
+MOST_SET_ASIDE = 20
+#: The left side is forced once it was used this much more, or less, often.
+SIDE_SLACK = 4
+#: Share of turns that look for second opinions before pairs that nobody has judged.
+SECONDS_SHARE = 0.25
+
+#: Of a model that has no policy yet.
+DEFAULTS = JudgingPolicy()
+DEFAULT_RULES = overlap.Rules(**{name: getattr(DEFAULTS, name) for name in overlap.Rules.__slots__})
+
+
+class QueueEmpty(Refused):
+    """No pair waits for you right now."""
+
+    code = "queue_empty"
+
+
+class VerdictUnknown(Refused):
+    """Choose one of the verdicts."""
+
+    code = "verdict_unknown"
+
+
+class TooManySetAside(Refused):
+    """You have put off 20 pairs. Judge some of them first; “I can't judge” is an answer, too."""
+
+    code = "too_many_set_aside"
+
+
+# --- Leases ----------------------------------------------------------------------------------------------
+
+
+def pair_assign(
+    *,
+    model: RegisteredModel,
+    labeler: User,
+    now: datetime,
+    have: Collection[UUID] = (),
+    is_ahead: bool = False,
+) -> Assignment:
+    """Return a lease of the labeler's that is not among those they have in hand, or the next pair.
+
+    What they took back comes first, what they put off last. A pair that is fetched ahead is reserved for
+    WAITING only. The assignment comes with all that is shown of it. Raises QueueEmpty.
+    """
+    chance = random.SystemRandom()
+    arguments = {"model": model, "labeler": labeler, "now": now, "chance": chance}
+    found = _leased(**arguments, have=have, is_ahead=is_ahead)  # type: ignore[arg-type]
+    if found is None and leases_release(model=model, now=now):
+        found = _leased(**arguments, have=have, is_ahead=is_ahead)  # type: ignore[arg-type]
+    if found is None:
+        # Outside of any transaction of ours, which this refusal would roll back.
+        jobs.defer_once(tasks.pairs_top_up)
+        raise QueueEmpty
+    return queries.assignment_with_pair(found)
+
+
+@transaction.atomic
+def _leased(
+    *,
+    model: RegisteredModel,
+    labeler: User,
+    now: datetime,
+    have: Collection[UUID],
+    is_ahead: bool,
+    chance: random.Random,
+) -> UUID | None:
+    """Lease a pair, or prolong a lease. Locks the labeler's tally and one entry of the queue."""
+    desk = turns.desk_lock(model_id=model.pk, labeler_id=labeler.pk)
+    until = now + (WAITING if is_ahead else _lease_of(desk.lease_minutes))
+    held = turns.held_of(desk, have=have, now=now)
+    if held and not held[0].set_aside_at:
+        return _prolong(held[0], now, until)
+    # gold and repeats: what checks.check_next leases on top of the queue comes here.
+    found = turns.pair_take(
+        desk=desk,
+        first_left=_goes_left(desk.tally.sides_lead, chance),
+        candidate_left=_goes_left(desk.tally.compare_lead, chance),
+        seconds_first=chance.random() < SECONDS_SHARE,
+        now=now,
+        until=until,
+        chance=chance,
+    )
+    if found is None and held:
+        return _prolong(held[0], now, until)
+    return found
+
+
+def _lease_of(minutes: int | None) -> timedelta:
+    return timedelta(minutes=DEFAULTS.lease_minutes if minutes is None else minutes)
+
+
+def _prolong(lease: turns.Lease, now: datetime, until: datetime) -> UUID:
+    """Give a lease that was short, or has not long to go, its full time again."""
+    if lease.expires_at - now < (until - now) / 2:
+        Assignment.objects.filter(pk=lease.uuid).update(expires_at=until)
+    return lease.uuid
+
+
+def _goes_left(lead: int, chance: random.Random) -> bool:
+    """Toss a coin, unless what the labeler saw so far is lopsided already."""
+    if abs(lead) >= SIDE_SLACK:
+        return lead < 0
+    return chance.random() < 0.5
+
+
+@transaction.atomic
+def leases_keep(
+    *,
+    model: RegisteredModel,
+    labeler: User,
+    shown: UUID | None,
+    waiting: Sequence[UUID],
+    now: datetime,
+) -> list[UUID]:
+    """Prolong what a labeler's page holds, and return what it still holds.
+
+    A lease that had ended meanwhile is taken anew where nobody else has the pair.
+    """
+    desk = turns.desk_lock(model_id=model.pk, labeler_id=labeler.pk)
+    until = dict.fromkeys(waiting, now + WAITING)
+    if shown:
+        until[shown] = now + _lease_of(desk.lease_minutes)
+    kept = turns.leases_keep(model_id=model.pk, labeler_id=labeler.pk, until=sorted(until.items()))
+    return [uuid for uuid in until if uuid in kept]
+
+
+@transaction.atomic
+def pair_later(*, assignment: Assignment, now: datetime) -> None:
+    """Put a pair off until nothing else waits for its labeler, who keeps it. Raises TooManySetAside.
+
+    What is judged, or was given back, stays as it is.
+    """
+    model = assignment.pair.prompt.model
+    desk = turns.desk_lock(model_id=model.pk, labeler_id=assignment.labeler_id)
+    others = [one for one in desk.leases if one.set_aside_at and one.uuid != assignment.pk]
+    if len(others) >= MOST_SET_ASIDE:
+        raise TooManySetAside
+    Assignment.objects.filter(pk=assignment.pk, closed_at=None).update(
+        set_aside_at=now, expires_at=now + _lease_of(desk.lease_minutes)
+    )
+
+
+@transaction.atomic
+def leases_release(*, model: RegisteredModel, now: datetime) -> int:
+    """Give the pairs of expired leases back to the queue; return how many."""
+    return _leases_end(
+        Assignment.objects.select_for_update(skip_locked=True, of=("self",)).filter(
+            expires_at__lte=now, pair__prompt__model=model
+        ),
+        now=now,
+    )
+
+
+@transaction.atomic
+def leases_give_back(*, labeler: User, now: datetime, model: RegisteredModel | None = None) -> int:
+    """Give back what a labeler holds, of one model or of all, for somebody else to judge; return how many."""
+    own = Tally.objects.select_for_update().filter(labeler=labeler).order_by("pk")
+    list(own.filter(model=model) if model else own)
+    held = Assignment.objects.select_for_update(of=("self",)).filter(labeler=labeler)
+    return _leases_end(held.filter(pair__prompt__model=model) if model else held, now=now)
+
+
+def _leases_end(leases: QuerySet[Assignment, Assignment], *, now: datetime) -> int:
+    ended = list(leases.filter(closed_at=None).order_by("pair"))
+    for assignment in ended:
+        if assignment.is_on_top:
+            continue
+        QueueEntry.objects.filter(pk=assignment.pair_id, leased__gt=0).update(
+            leased=F("leased") - 1
+        )
+    Assignment.objects.filter(pk__in=[assignment.pk for assignment in ended]).update(closed_at=now)
+    return len(ended)
+
+
+# --- Judgements ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What stands now, whether it is new, and how much its labeler has judged of the model."""
+
+    judgement: Judgement
+    is_new: bool
+    today: int
+    in_all: int
+
+
+@transaction.atomic
+def judgement_record(
+    *,
+    assignment: Assignment,
+    verdict: str,
+    now: datetime,
+    reasons: Sequence[str] = (),
+    note: str = "",
+    active_ms: int = 0,
+    shown_at: datetime | None = None,
+    by: str = Judgement.Input.API,
+    revise: bool = False,
+) -> Recorded:
+    """Record what a labeler said. While a judgement of theirs stands it stays, unless this one revises it.
+
+    Never refused for being late: then it counts on top of the overlap. A revision that says the same as what
+    stands changes nothing. Locks tally, assignment and entry, in one statement that is tried again when
+    somebody changed one of them after it was read.
+    """
+    if verdict not in Verdict.values:
+        raise VerdictUnknown
+    while True:
+        facts = turns.facts_of(assignment.pk)
+        said = Judgement(
+            assignment=assignment,
+            revision=facts.revision + 1,
+            verdict=verdict,
+            winner_id=_winner_of(facts, verdict),
+            reasons=list(reasons),
+            note=note,
+            active_ms=active_ms,
+            guidelines_version=facts.guidelines_version or DEFAULTS.guidelines_version,
+            is_late=now > facts.expires_at,
+            judged_at=now,
+            shown_at=shown_at,
+            input=by,
+        )
+        if facts.verdict:
+            stands = Judgement.objects.get(pk=facts.said or 0)
+            if not revise or _is_same(stands, said):
+                return _stands(facts, stands, now=now)
+            said.is_late = stands.is_late
+            written = turns.revise(facts, said, day=timezone.localdate(now))
+        else:
+            wanted = _wanted_after(facts, said)
+            written = turns.close(facts, said, wanted=wanted, day=timezone.localdate(now))
+        if written:
+            break
+    said.pk = written.said
+    said._state.adding = False  # noqa: SLF001 stored by a statement of ours
+    if facts.verdict and facts.comparison_id:
+        versions.outcome_withdraw(source=facts.uuid, now=now)
+    _outcome_record(facts, said)
+    return Recorded(judgement=said, is_new=True, today=written.today, in_all=written.in_all)
+
+
+def _is_same(stands: Judgement, said: Judgement) -> bool:
+    return (stands.verdict, sorted(stands.reasons), stands.note) == (
+        said.verdict,
+        sorted(said.reasons),
+        said.note,
+    )
+
+
+def _stands(facts: turns.Facts, stands: Judgement, *, now: datetime) -> Recorded:
+    if facts.closed_at is None:
+        turns.judged_lease_end(facts.uuid, now=now)
+    tally = Tally.objects.get(pk=facts.tally_id)
+    today = tally.today if tally.day == timezone.localdate(now) else 0
+    return Recorded(judgement=stands, is_new=False, today=today, in_all=tally.judged)
+
+
+def _wanted_after(facts: turns.Facts, said: Judgement) -> int:
+    """Return how many more judgements the pair wants after this one."""
+    if facts.wanted is None:
+        return 0
+    left = facts.wanted - facts.counts
+    if left or not facts.counts or facts.purpose not in overlap.PURPOSES:
+        return left
+    return left + overlap.wants_another(
+        overlap.Opinion(said.verdict, said.winner_id),
+        others=facts.others,
+        rules=facts.rules or DEFAULT_RULES,
+        judged_before=facts.judged,
+        chance=random.SystemRandom(),
+    )
+
+
+@transaction.atomic
+def judgement_undo(*, assignment: Assignment, now: datetime) -> None:
+    """Take a standing judgement back and lease its labeler the pair again, with the same sides.
+
+    A new revision says so: what a snapshot took from the old one stays in there. With nothing to take back
+    it changes nothing.
+    """
+    while True:
+        facts = turns.facts_of(assignment.pk)
+        if not facts.verdict or facts.judged_at is None:
+            return
+        taken_back = Judgement(
+            assignment=assignment,
+            revision=facts.revision + 1,
+            guidelines_version=facts.guidelines_version or DEFAULTS.guidelines_version,
+            judged_at=now,
+        )
+        until = now + _lease_of(facts.lease_minutes)
+        day = timezone.localdate(facts.judged_at)
+        if turns.reopen(facts, taken_back, until=until, day=day):
+            break
+    if facts.comparison_id:
+        versions.outcome_withdraw(source=facts.uuid, now=now)
+
+
+#: What a comparison makes of verdicts that prefer neither; one who cannot judge says nothing about it.
+UNDECIDED = {Verdict.TIE: Outcome.Kind.TIE, Verdict.BOTH_BAD: Outcome.Kind.BOTH_BAD}
+
+
+def _outcome_record(facts: turns.Facts, judgement: Judgement) -> None:
+    """Let a judgement of a comparison's pair count there."""
+    compared = facts.compared
+    if facts.comparison_id is None or compared is None:
+        return
+    if judgement.verdict == Verdict.CANNOT_JUDGE:
+        return
+    writers = {facts.first_id: compared.first_version, facts.second_id: compared.second_version}
+    tokens = {
+        compared.first_version: compared.first_tokens, compared.second_version: compared.second_tokens,
+    }  # fmt: skip
+    versions.outcome_record(
+        comparison_id=facts.comparison_id,
+        source=facts.uuid,
+        labeler_id=facts.labeler_id,
+        kind=UNDECIDED.get(Verdict(judgement.verdict), Outcome.Kind.WIN),
+        winner_id=writers[judgement.winner_id] if judgement.winner_id else None,
+        judged=versions.Judged(
+            prompt_key=compared.sha256,
+            tags=compared.tags,
+            candidate_left=compared.first_is_candidate == facts.first_is_left,
+            candidate_tokens=tokens[compared.candidate_id] or 0,
+            incumbent_tokens=tokens[compared.incumbent_id] or 0,
+        ),
+        now=judgement.judged_at,
+    )
+
+
+def _winner_of(facts: turns.Facts, verdict: str) -> int | None:
+    """Return the completion that a verdict prefers, by the sides as the labeler saw them."""
+    if verdict not in DECIDED:
+        return None
+    is_left = verdict in {Verdict.LEFT, Verdict.LEFT_MUCH}
+    return facts.first_id if is_left == facts.first_is_left else facts.second_id
