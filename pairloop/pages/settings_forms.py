@@ -189,8 +189,27 @@ class JudgingForm(SettingsForm):
     row = JudgingPolicy
     overlap = Whole(
         "People who judge a pair", 1, 10,
-        "Two or more show how far labelers agree, and cost as many times the work. For pairs written from now on.",
+        "Two or more show how far labelers agree, and cost as many times the work. For pairs that wait, too.",
         "people",
+    )  # fmt: skip
+    overlap_most = Whole(
+        "People at most", 1, 10,
+        "One opinion is not always enough: then somebody else is asked, and when two contradict each other a third. 1 never asks.",
+        "people",
+    )  # fmt: skip
+    second_if_slight = forms.BooleanField(
+        label="Ask again after a slight preference",
+        required=False,
+        help_text="Somebody else judges a pair, too, when the first person found one answer only slightly better.",
+    )
+    second_of_new = Whole(
+        "Second opinions on newcomers", 0, 1000,
+        "Somebody else judges what a labeler judges first, so one sees early whether they follow the guidelines.",
+        "judgements",
+    )  # fmt: skip
+    audit_share = Percent(
+        "Second opinions at random", 0, 1,
+        "On so many of all pairs, whatever was said; they show how far labelers agree.",
     )  # fmt: skip
     lease_minutes = Whole(
         "Time to judge", 1, 1440,

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from annotate import actions, queries
+from annotate import actions, judging, queries
 from annotate.models import (
     Completion,
     Drop,
@@ -91,7 +91,7 @@ class TestPairsTopUp:
         assert top_up(newer, engine).pairs >= 2
 
         labeler = factories.MembershipFactory.create(model=version.model).user
-        served = actions.pair_assign(model=version.model, labeler=labeler, now=NOW)
+        served = judging.pair_assign(model=version.model, labeler=labeler, now=NOW)
         assert served.pair.first.version == newer
 
     def test_sets_a_prompt_aside_that_the_engine_cannot_answer(self) -> None:

@@ -7,16 +7,21 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from django.contrib.auth.models import User
 from django.db import DatabaseError, connection, connections
+from django.db.models import F
+from django.test.utils import CaptureQueriesContext
 
-from annotate import judging, queries, triples
+from annotate import actions, judging, queries, triples
 from annotate.models import (
     Assignment,
     Judgement,
     JudgingPolicy,
     Pair,
     QueueEntry,
+    Split,
+    Tally,
 )
 from models_registry.models import ModelVersion
+from pairloop.lib import edits
 from tests import factories
 
 NOW = datetime(2026, 1, 5, 12, tzinfo=UTC)
@@ -437,6 +442,361 @@ class TestJudgementUndo:
         assert not triples.triple_pairs(model=version.model).exists()
 
 
+@pytest.mark.django_db
+class TestSecondOpinions:
+    def test_go_to_others_only(self) -> None:
+        version, (mine, other) = queue(pairs=3, labelers=2)
+        JudgingPolicy.objects.update(second_if_slight=True)
+        for _ in range(3):
+            record(assign(version, mine), "left")
+
+        assert QueueEntry.objects.filter(opinions=1, last_labeler=mine).count() == 3
+        with pytest.raises(judging.QueueEmpty):
+            assign(version, mine)
+        seen = set()
+        for _ in range(3):
+            lease = assign(version, other)
+            seen.add(lease.pair_id)
+            record(lease, "tie")
+        assert len(seen) == 3
+        assert not QueueEntry.objects.exists()
+
+    def test_are_not_counted_as_waiting(self) -> None:
+        version, (mine,) = queue(pairs=2)
+        JudgingPolicy.objects.update(second_if_slight=True)
+        record(assign(version, mine), "right")
+
+        assert QueueEntry.objects.count() == 2
+        assert queries.queue_length(version.model) == 1
+        assert queries.queue_length(version.model, version=version) == 1
+
+    def test_of_several_go_to_whoever_has_no_part_in_the_pair(self) -> None:
+        version, (one, two, three) = queue(pairs=1, labelers=3)
+        JudgingPolicy.objects.update(audit_share=1)
+        first = assign(version, one)
+        record(first, "left_much")
+        second = assign(version, two)
+        record(second, "left_much" if first.first_is_left != second.first_is_left else "right_much")
+
+        assert list(QueueEntry.objects.values_list("opinions", "wanted", "last_labeler")) == [
+            (2, 1, two.pk)
+        ]
+        for labeler in (one, two):
+            with pytest.raises(judging.QueueEmpty):
+                assign(version, labeler)
+        record(assign(version, three), "left")
+        assert not QueueEntry.objects.exists()
+
+    def test_are_asked_for_at_times_while_fresh_pairs_wait(self) -> None:
+        version, (mine, other) = queue(pairs=80, labelers=2)
+        JudgingPolicy.objects.update(audit_share=1)
+        for _ in range(40):
+            record(assign(version, mine), "tie")
+
+        fresh = 0
+        for _ in range(40):
+            lease = assign(version, other)
+            fresh += not lease.pair.assignments.exclude(pk=lease.pk).exists()
+            record(lease, "tie")
+
+        assert 16 <= fresh <= 39
+
+    def test_keep_their_place_when_the_first_is_taken_back(self) -> None:
+        version, (mine, other) = queue(pairs=1, labelers=2)
+        JudgingPolicy.objects.update(second_if_slight=True)
+        judged = assign(version, mine)
+        record(judged, "left")
+
+        judging.judgement_undo(assignment=judged, now=NOW)
+
+        entry = QueueEntry.objects.get()
+        assert (entry.wanted, entry.leased, entry.opinions, entry.last_labeler) == (2, 1, 0, None)
+        theirs = assign(version, other)
+        record(judged, "left_much")
+        entry.refresh_from_db()
+        assert (entry.wanted, entry.leased, entry.opinions) == (1, 1, 1)
+        record(theirs, "tie")
+        assert not QueueEntry.objects.exists()
+
+    def test_know_of_late_judgements(self) -> None:
+        version, (slow, other) = queue(pairs=1, labelers=2)
+        lease = assign(version, slow)
+        late = NOW + timedelta(minutes=31)
+        judging.leases_release(model=version.model, now=late)
+
+        record(lease, "left", now=late)
+
+        entry = QueueEntry.objects.get()
+        assert (entry.wanted, entry.leased, entry.opinions, entry.last_labeler) == (1, 0, 1, slow)
+        with pytest.raises(judging.QueueEmpty):
+            assign(version, slow, now=late)
+        assert assign(version, other, now=late).pair == lease.pair
+
+    def test_never_of_comparisons(self) -> None:
+        comparison = factories.ComparisonFactory.create()
+        JudgingPolicy.objects.update(audit_share=1, second_of_new=9)
+        prompt = factories.PromptFactory.create(model=comparison.model, split=Split.HOLDOUT)
+        for side in (comparison.candidate, comparison.incumbent):
+            factories.CompletionFactory.create(prompt=prompt, version=side)
+        first, second = prompt.completions.order_by("pk")
+        factories.QueueEntryFactory.create(
+            pair=factories.PairFactory.create(
+                prompt=prompt, first=first, second=second, purpose="compare", comparison=comparison
+            )
+        )
+
+        record(assign(comparison.candidate, factories.UserFactory.create()), "left")
+
+        assert not QueueEntry.objects.exists()
+
+    def test_follow_another_overlap_at_once(self) -> None:
+        version, (mine, other) = queue(pairs=3, labelers=2)
+        JudgingPolicy.objects.update(second_if_slight=True)
+        judged = assign(version, mine)
+        assign(version, other)
+        record(judged, "left")
+
+        def change(overlap: int) -> list[tuple[int, int, int]]:
+            policy = queries.policy_of(version.model)
+            seen = edits.fingerprint(policy, ["overlap"])
+            actions.policy_change(model=version.model, values={"overlap": overlap}, seen=seen)
+            rows = QueueEntry.objects.order_by("-opinions", "pair")
+            return list(rows.values_list("opinions", "wanted", "leased"))
+
+        assert change(3) == [(1, 2, 0), (0, 3, 1), (0, 3, 0)]
+        # The one that was judged has as many judgements as a pair should have now.
+        assert change(1) == [(0, 1, 1), (0, 1, 0)]
+        assert queries.queue_length(version.model) == 1
+
+
+@pytest.mark.django_db
+class TestReserved:
+    def test_come_first_and_go_to_nobody_else(self) -> None:
+        version, (mine, other) = queue(pairs=2, labelers=2)
+        last = QueueEntry.objects.order_by("-pair")[0]
+        QueueEntry.objects.filter(pk=last.pk).update(reserved_for=mine)
+
+        assert queries.queue_length(version.model) == 1
+        record(assign(version, other), "tie")
+        with pytest.raises(judging.QueueEmpty):
+            assign(version, other)
+        assert assign(version, mine).pair_id == last.pk
+
+
+@pytest.mark.django_db
+class TestAhead:
+    def ahead(self, version: ModelVersion, labeler: User, *have: Assignment) -> Assignment:
+        return judging.pair_assign(
+            model=version.model,
+            labeler=labeler,
+            now=NOW,
+            have=[one.pk for one in have],
+            is_ahead=True,
+        )
+
+    def test_leases_another_pair_for_a_short_time(self) -> None:
+        version, (mine,) = queue(pairs=2)
+        shown = assign(version, mine)
+
+        waits = self.ahead(version, mine, shown)
+
+        assert waits.pair != shown.pair
+        assert waits.expires_at == NOW + judging.WAITING
+        assert self.ahead(version, mine, shown) == waits
+        with pytest.raises(judging.QueueEmpty):
+            self.ahead(version, mine, shown, waits)
+
+    def test_lasts_as_long_as_any_once_it_is_shown(self) -> None:
+        version, (mine,) = queue(pairs=1)
+        waits = self.ahead(version, mine)
+
+        shown = assign(version, mine)
+
+        assert shown == waits
+        assert shown.expires_at == NOW + timedelta(minutes=30)
+
+    def keep(
+        self,
+        version: ModelVersion,
+        labeler: User,
+        shown: Assignment,
+        *waiting: Assignment,
+        now: datetime,
+    ) -> list[object]:
+        return judging.leases_keep(
+            model=version.model, labeler=labeler, shown=shown.pk,
+            waiting=[one.pk for one in waiting], now=now,
+        )  # fmt: skip
+
+    def test_is_kept_by_a_heartbeat(self) -> None:
+        version, (mine, other) = queue(pairs=2, labelers=2)
+        shown = assign(version, mine)
+        waits = self.ahead(version, mine, shown)
+        later = NOW + timedelta(minutes=4)
+
+        assert self.keep(version, mine, shown, waits, now=later) == [waits.pk, shown.pk]
+
+        ends = dict(Assignment.objects.values_list("pk", "expires_at"))
+        assert ends == {
+            shown.pk: later + timedelta(minutes=30), waits.pk: later + judging.WAITING,
+        }  # fmt: skip
+        assert self.keep(version, other, shown, waits, now=later) == []
+
+    def test_is_taken_anew_unless_somebody_has_it(self) -> None:
+        version, (mine, other) = queue(pairs=2, labelers=2)
+        shown = assign(version, mine)
+        waits = self.ahead(version, mine, shown)
+        late = NOW + timedelta(minutes=31)
+        judging.leases_release(model=version.model, now=late)
+        theirs = assign(version, other, now=late)
+        (lost,) = [one for one in (shown, waits) if one.pair == theirs.pair]
+
+        kept = self.keep(version, mine, shown, waits, now=late)
+
+        assert set(kept) == {shown.pk, waits.pk} - {lost.pk}
+        assert books_balance(version)
+
+    def test_is_not_held_once_it_is_judged(self) -> None:
+        version, (mine,) = queue(pairs=2)
+        shown = assign(version, mine)
+        record(shown, "tie")
+
+        assert self.keep(version, mine, shown, now=NOW) == []
+        assert books_balance(version)
+
+
+@pytest.mark.django_db
+class TestPairLater:
+    def test_comes_again_when_nothing_else_waits(self) -> None:
+        version, (mine, other) = queue(pairs=3, labelers=2)
+        first = assign(version, mine)
+        judging.pair_later(assignment=first, now=NOW)
+        second = assign(version, mine)
+        judging.pair_later(assignment=second, now=NOW + timedelta(seconds=1))
+        third = assign(version, mine)
+
+        assert len({first, second, third}) == 3
+        record(third, "tie")
+        assert assign(version, mine) == first
+        with pytest.raises(judging.QueueEmpty):
+            assign(version, other)
+        record(first, "tie")
+        assert assign(version, mine) == second
+        assert books_balance(version)
+
+    def test_has_an_end(self) -> None:
+        version, (mine,) = queue(pairs=21)
+        for _ in range(20):
+            judging.pair_later(assignment=assign(version, mine), now=NOW)
+
+        with pytest.raises(judging.TooManySetAside):
+            judging.pair_later(assignment=assign(version, mine), now=NOW)
+
+
+@pytest.mark.django_db
+class TestRevise:
+    def revise(self, lease: Assignment, verdict: str, **said: object) -> judging.Recorded:
+        return judging.judgement_record(
+            assignment=lease, verdict=verdict, now=NOW + timedelta(hours=1), revise=True,
+            **said,  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    def test_appends_what_is_said_now(self) -> None:
+        version, (mine,) = queue(pairs=1)
+        lease = assign(version, mine)
+        record(lease, "left")
+
+        said = self.revise(lease, "right_much", reasons=["safe"], note="I misread it.")
+
+        assert (said.is_new, said.judgement.revision, said.in_all) == (True, 2, 1)
+        (stands,) = queries.judgements_standing()
+        assert (stands.verdict, stands.winner, stands.is_late) == ("right_much", lease.right, False)
+        lease.refresh_from_db()
+        assert lease.closed_at == NOW
+        assert books_balance(version)
+
+    def test_changes_nothing_when_it_says_the_same(self) -> None:
+        version, (mine,) = queue(pairs=1)
+        lease = assign(version, mine)
+        record(lease, "left")
+
+        assert not self.revise(lease, "left").is_new
+        assert Judgement.objects.count() == 1
+
+    def test_is_a_first_judgement_where_none_stands(self) -> None:
+        version, (mine,) = queue(pairs=1)
+        lease = assign(version, mine)
+
+        assert self.revise(lease, "tie").judgement.revision == 1
+        assert not QueueEntry.objects.exists()
+
+
+@pytest.mark.django_db
+class TestTally:
+    def test_counts_what_stands_in_all_and_today(self) -> None:
+        version, (mine,) = queue(pairs=4)
+        yesterday = NOW - timedelta(days=1)
+        record(assign(version, mine, now=yesterday), "tie", now=yesterday)
+        said = [record(assign(version, mine), "tie") for _ in range(2)]
+        judging.judgement_undo(assignment=said[-1].judgement.assignment, now=NOW)
+
+        assert [(one.today, one.in_all) for one in said] == [(1, 2), (2, 3)]
+        progress = queries.judging_progress(model=version.model, labeler=mine, since=NOW)
+        assert (progress.today, progress.in_all, progress.waiting) == (1, 2, 1)
+        assert progress.in_all == queries.judgements_count(version.model)
+
+    def test_keeps_the_sides_even(self) -> None:
+        version, (mine,) = queue(pairs=60)
+        lead = 0
+        for _ in range(60):
+            lease = assign(version, mine)
+            lead += 1 if lease.first_is_left else -1
+            record(lease, "tie")
+            assert Tally.objects.get().sides_lead == lead
+            assert abs(lead) <= 4
+
+    def test_keeps_the_candidates_sides_even(self) -> None:
+        comparison = factories.ComparisonFactory.create()
+        mine = factories.UserFactory.create()
+        Tally.objects.create(model=comparison.model, labeler=mine, compare_lead=4, sides_lead=-4)
+        for order in (1, -1):
+            prompt = factories.PromptFactory.create(model=comparison.model, split=Split.HOLDOUT)
+            for side in [comparison.candidate, comparison.incumbent][::order]:
+                factories.CompletionFactory.create(prompt=prompt, version=side)
+            first, second = prompt.completions.order_by("pk")
+            pair = factories.PairFactory.create(
+                prompt=prompt, first=first, second=second, purpose="compare", comparison=comparison
+            )
+            factories.QueueEntryFactory.create(pair=pair)
+
+        lease = assign(comparison.candidate, mine)
+
+        assert lease.right.version == comparison.candidate
+        assert Tally.objects.get().compare_lead == 3
+
+
+@pytest.mark.django_db
+class TestStatements:
+    """Beside these, a request reads its session, its user and the model or assignment: six in all."""
+
+    def count(self, captured: CaptureQueriesContext) -> int:
+        return len([one for one in captured if "SAVEPOINT" not in one["sql"]])
+
+    @pytest.mark.parametrize("pairs", [3, 30])
+    def test_of_a_lease_are_three_and_of_a_judgement_two(self, pairs: int) -> None:
+        version, (mine,) = queue(pairs=pairs)
+        record(assign(version, mine), "tie")
+
+        with CaptureQueriesContext(connection) as assigning:
+            lease = assign(version, mine)
+        with CaptureQueriesContext(connection) as recording:
+            record(lease, "left")
+        with CaptureQueriesContext(connection) as undoing:
+            judging.judgement_undo(assignment=lease, now=NOW)
+
+        assert [self.count(one) for one in (assigning, recording, undoing)] == [3, 2, 2]
+
+
 def in_parallel(count: int, work: object) -> list[object]:
     """Call work(index) in threads of their own, each with its own connection."""
     results: list[object] = [None] * count
@@ -483,6 +843,33 @@ class TestInParallel:
         held = Counter(Assignment.objects.values_list("pair", flat=True))
         assert sum(held.values()) >= 60
         assert max(held.values()) <= overlap
+        assert books_balance(version)
+
+    def test_two_hundred_pulls_by_eight_lease_no_pair_twice(self) -> None:
+        version, labelers = queue(pairs=60, labelers=8, overlap=2)
+        leased: list[Assignment] = []
+
+        def pull(index: int) -> None:
+            have: list[Assignment] = []
+            for turn in range(25):
+                try:
+                    lease = judging.pair_assign(
+                        model=version.model, labeler=labelers[index], now=NOW,
+                        have=[one.pk for one in have], is_ahead=bool(turn % 3),
+                    )  # fmt: skip
+                except judging.QueueEmpty:
+                    continue
+                have.append(lease)
+                if len(have) > 2:
+                    record(have.pop(0), "tie")
+            leased.extend(have)
+
+        in_parallel(8, pull)
+
+        assert len(set(leased)) == len(leased)
+        held = Counter(Assignment.objects.values_list("pair", flat=True))
+        assert max(held.values()) <= 2
+        assert not QueueEntry.objects.filter(leased__gt=F("wanted")).exists()
         assert books_balance(version)
 
     def test_fifty_undos_are_one(self) -> None:

@@ -5,7 +5,7 @@ from math import nan
 
 import pytest
 
-from annotate.models import Drop, Judgement, JudgingPolicy, Pair, Prompt, QueueEntry, Split
+from annotate.models import Drop, Judgement, JudgingPolicy, Pair, Prompt, QueueEntry, Split, Tally
 from tests import factories
 from tests.rules import Breach, execute, refused_by, rules_of
 
@@ -71,6 +71,12 @@ def revision_twice() -> None:
     judgement(assignment=first.assignment)
 
 
+def tally_twice() -> None:
+    model, labeler = factories.RegisteredModelFactory.create(), factories.UserFactory.create()
+    for _ in range(2):
+        Tally.objects.create(model=model, labeler=labeler)
+
+
 def drop_twice() -> None:
     version = factories.ModelVersionFactory.create()
     for _ in range(2):
@@ -99,6 +105,8 @@ BOUNDS = {
     "policy_pairs_per_prompt_bounds": [{"pairs_per_prompt": 0}, {"pairs_per_prompt": 4}],
     "policy_max_tokens_bounds": [{"max_tokens": 0}, {"max_tokens": 4097}],
     "policy_overlap_bounds": [{"overlap": 0}],
+    "policy_overlap_most_bounds": [{"overlap_most": 0}, {"overlap_most": 11}],
+    "policy_audit_bounds": [{"audit_share": -0.01}, {"audit_share": 1.01}, {"audit_share": nan}],
     "policy_eval_share_bounds": [{"eval_share": -0.01}, {"eval_share": 0.51}],
     # Below a fifth, nothing could be proved about a version.
     "policy_holdout_share_bounds": [{"holdout_share": 0.19}, {"holdout_share": 0.81}],
@@ -153,6 +161,8 @@ BREACHES: list[Breach] = [
     ),
     ("assignment_once_per_labeler", lease_twice),
     ("judgement_revision_once", revision_twice),
+    ("judgement_input_known", lambda: judgement(input="mouse")),
+    ("tally_once", tally_twice),
     ("judgement_verdict_known", lambda: judgement(verdict="best", winner=None)),
     ("judgement_decided_has_winner", lambda: judgement(winner=None)),
     (

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from django.contrib.auth.models import User
-from django.utils import timezone
 
-from annotate import queries, triples
+from annotate import triples
 from annotate.models import Completion, Judgement, Pair, Split
 from annotate.triples import Triple
 from models_registry.models import RegisteredModel
@@ -238,18 +236,3 @@ class TestTriplesOf:
 
         assert [triple.pair_id for triple in made] == sorted(pairs.values_list("pk", flat=True))
         assert len(made) == 7
-
-
-class TestJudgementsStanding:
-    def test_counts_for_the_labeler_too(self, model: RegisteredModel) -> None:
-        labeler: User = factories.UserFactory.create()
-        for verdicts in (["left"], ["tie", ""], ["left", "", "both_bad"]):
-            pair = factories.PairFactory.create(prompt__model=model)
-            judged(pair, *verdicts)
-            pair.assignments.update(labeler=labeler)
-
-        progress = queries.judging_progress(
-            model=model, labeler=labeler, since=timezone.now().replace(hour=0, minute=0)
-        )
-
-        assert progress.in_all == queries.judgements_count(model) == 2
