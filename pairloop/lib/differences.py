@@ -85,25 +85,30 @@ def _html(pieces: Iterator[str]) -> SafeString:
 
 def _runs(before: str, after: str) -> tuple[list[_Run], bool]:
     """Return what is the same and what is not, in order, and whether it is coarse."""
-    for unit in (WORD, LINE):
-        old, new = unit.findall(before), unit.findall(after)
-        # Other blanks between the same words make no difference.
-        old_bare, new_bare = [word.strip() for word in old], [word.strip() for word in new]
-        head = _common(old_bare, new_bare)
-        tail = _common(old_bare[head:][::-1], new_bare[head:][::-1])
-        old_end, new_end = len(old) - tail, len(new) - tail
-        if (old_end - head) * (new_end - head) <= MOST_CELLS:
-            pairs = _longest_common(old_bare[head:old_end], new_bare[head:new_end])
-            break
-    else:
-        pairs = []
+    runs = _runs_of(WORD, before, after)
+    if runs is not None:
+        return _without_islands(runs), False
+    return _runs_of(LINE, before, after) or [], True
+
+
+def _runs_of(unit: re.Pattern[str], before: str, after: str) -> list[_Run] | None:
+    """Return the runs; of too many words none, of too many lines one between what begins and ends alike."""
+    old, new = unit.findall(before), unit.findall(after)
+    # Other blanks between the same words make no difference.
+    old_bare, new_bare = [word.strip() for word in old], [word.strip() for word in new]
+    head = _common(old_bare, new_bare)
+    tail = _common(old_bare[head:][::-1], new_bare[head:][::-1])
+    old_end, new_end = len(old) - tail, len(new) - tail
+    is_too_much = (old_end - head) * (new_end - head) > MOST_CELLS
+    if is_too_much and unit is WORD:
+        return None
+    pairs = [] if is_too_much else _longest_common(old_bare[head:old_end], new_bare[head:new_end])
     matched = [
         *((at, at) for at in range(head)),
         *((head + one, head + other) for one, other in pairs),
         *((old_end + at, new_end + at) for at in range(tail)),
     ]
-    runs = list(_between(matched, old, new))
-    return (_without_islands(runs) if unit is WORD else runs), unit is not WORD
+    return list(_between(matched, old, new))
 
 
 def _common(one: Sequence[str], other: Sequence[str]) -> int:

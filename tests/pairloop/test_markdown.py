@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import random
+import re
+import time
 from html.parser import HTMLParser
 
 import pytest
+from markdown_it import MarkdownIt
 
-from pairloop.lib import markdown
+from pairloop.lib import code, formulas, markdown
+from tests.security import hostile
 
 #: Each wants to run `alert`, load something remote, or leave its place on the page.
 PAYLOADS = [
@@ -82,6 +87,35 @@ PAYLOADS = [
 ]  # fmt: skip
 
 
+#: All that we write ourselves.
+CLASSES = {
+    *code.CLASSES, *formulas.CLASSES.values(), "", "tex", "formula", "task", "note", "as-written",
+}  # fmt: skip
+#: Where parsers of markdown, or ours for formulas, have been slow.
+BOMBS = [
+    part * (100_000 // len(part))
+    for part in (
+        "[", "![", "[](", "[a](", "[a](<", '[a](b "', "*", "_", "*a ", "*a_ ", "**a*", "a**b", "~~a ", "`", "<",
+        "<!--", "&", "\\", "\n", "a\n", "1. a\n", "- a\n", "# a\n", "a\n=", "| ", "|-\n", "a|b\n", "[a]: b\n",
+        "[a", "```\n", "```python\nx = 1\n```\n", "$", "$a ", "$$a", "$x$ ", "$$\n", "$$\nx\n", "\\(", "\\[",
+        "\\[\n", "\\[\nx\n", "- $$\n x\n", "> $$\n", "\\begin{align}\n", "$\\frac{1}{2}$ ", "$" + "\\foo" * 300 + "$ ",
+        "$" + "{" * 900, "$x_{", "a\u0301", "> - ", "\u202ea ",
+    )
+] + [
+    "`".join("`" * length for length in range(1, 440)),
+    "|" + "a|" * 4000 + "\n|" + "-|" * 4000 + "\n" + ("|" * 4000 + "\n") * 20,
+    "|" + "a|" * 200 + "\n|" + "-|" * 200 + "\n" + "|a|\n" * 20_000,
+    "> " * 15 + "a\n" + "a\n" * 50_000,
+    "[a]: b\n" * 700 + "[a]" * 30_000,
+    "[" * 5000 + "a" + "](b)" * 5000,
+    *(f"```{language}\n" + part * 4500 for language, part in (
+        ("html", "<a "), ("python", '"""a\n'), ("cpp", "template<"), ("perl", "s/a/"), ("ts", "`${"),
+        ("bash", "$(("), ("js", "/["), ("php", "<?php $"), ("ruby", "%q("), ("swift", '"\\('), ("sql", "'"),
+        ("yaml", "- a: "), ("json", '{"a": ['), ("kotlin", '"${'), ("latex", "\\a{"), ("css", "a{"),
+    )),
+]  # fmt: skip
+
+
 class Parsed(HTMLParser):
     """The tags and attributes that a browser would see."""
 
@@ -103,13 +137,13 @@ class TestRender:
 
         assert set(parsed.tags) <= markdown.TAGS
         assert {name for _, name, _ in parsed.attributes} <= {
-            "href", "title", "rel", "start", "dir", "class",
+            "href", "title", "rel", "start", "dir", "class", "tabindex", "align",
         }  # fmt: skip
         for _, name, value in parsed.attributes:
             if name == "href":
                 assert value.startswith(("https://", "http://", "mailto:"))
             if name == "class":
-                assert value in markdown.STANDARD_TYPES.values()
+                assert value in CLASSES
 
     @pytest.mark.parametrize("payload", PAYLOADS)
     def test_closes_what_it_opens(self, payload):
@@ -142,6 +176,10 @@ class TestRender:
     def test_shows_other_code_plainly(self, fence):
         assert "a &lt; b" in markdown.render(f"{fence}\na < b\n```")
 
+    def test_shows_code_of_an_unusual_language_plainly(self):
+        # Pygments has 500 lexers; some take seconds for text that is made for them.
+        assert "<span" not in markdown.render("```rst\n*x*\n```")
+
     def test_shows_very_long_code_plainly(self):
         assert "<span" not in markdown.render("```python\n" + "x = 1\n" * 5000 + "```")
 
@@ -156,7 +194,150 @@ class TestRender:
         html = markdown.render("hello\n\nبحر\n\n```\ncode\n```")
 
         assert html.count('<p dir="auto">') == 2
-        assert '<pre dir="ltr">' in html
+        assert re.search('<pre [^>]*dir="ltr"', html)
 
     def test_takes_empty_text(self):
         assert markdown.render("") == ""
+
+    def test_keeps_the_columns_of_tables_where_they_belong(self):
+        html = markdown.render("| a | b |\n| --- | --: |\n| c | 1 |")
+
+        assert '<td align="right">1</td>' in html
+        assert "<td>c</td>" in html
+
+    def test_shows_the_boxes_of_task_lists(self):
+        html = markdown.render("- [x] done\n- [ ] *open*\n- [link](https://a.example)")
+
+        assert '<span class="task">☑</span> done' in html
+        assert '<span class="task">☐</span> <em>open</em>' in html
+        assert html.count("task") == 2
+
+    @pytest.mark.parametrize(
+        ("text", "why"),
+        [
+            ("a" * (markdown.LONGEST + 1), markdown.TOO_LONG),
+            (">" * 10_000 + " a", markdown.TOO_DEEP),
+            ("> " * 30 + "hidden?", markdown.TOO_DEEP),
+            ("[" * 10_000, markdown.TOO_DEEP),
+            ("a\n" * 10_000, markdown.TOO_LONG),
+            ("\n".join("  " * level + "- a" for level in range(30)), markdown.TOO_DEEP),
+        ],
+        ids=range(6),
+    )
+    def test_shows_what_it_cannot_format_as_it_is_and_says_so(self, text, why):
+        html = markdown.render(text)
+
+        assert why in html
+        # The parser would have dropped what is deeper than it goes.
+        assert re.search("<pre[^>]*>([^<]*)</pre>", html)[1] == text.replace(">", "&gt;")
+
+    def test_formats_what_people_nest(self):
+        html = markdown.render("\n".join("  " * level + "- a" for level in range(8)))
+
+        assert html.count("<ul") == 8
+
+    @pytest.mark.parametrize("text", BOMBS, ids=range(len(BOMBS)))
+    def test_takes_no_long_time_over_texts_made_for_it(self, text):
+        # The slowest takes half a second on a machine of our kind that does nothing else.
+        start = time.process_time()
+
+        markdown.render(text[: markdown.LONGEST])
+        markdown.render(text)
+
+        assert time.process_time() - start < 8
+
+    def test_stops_at_every_character_at_which_a_rule_begins(self):
+        # The parser's own, much longer list of characters must lead to the same.
+        usual = markdown._parser()
+        usual.inline.terminator_re = MarkdownIt().inline.terminator_re
+        usual.inline.add_terminator_char("$")
+        dice = random.Random(5)
+        parts = [
+            *"\n\n!$&*<[]\\_`~(){}^#-:+=@%>|\"' ",
+            "![",
+            "](",
+            "&amp;",
+            "&#65;",
+            "a",
+            "b c",
+            "1.",
+            "x ",
+        ]
+        for _ in range(1500):
+            text = "".join(dice.choices(parts, k=dice.randrange(1, 25)))
+
+            assert markdown.PARSER.render(text) == usual.render(text)
+
+    def test_answers_from_memory_what_it_rendered_lately(self):
+        text = "Rendered *once*."
+
+        assert markdown.render(text) is markdown.render(text)
+
+
+class TestKept:
+    def test_forgets_what_was_not_asked_for_longest(self):
+        kept = markdown._Kept(3000)
+        for text in ("a" * 500, "b" * 500):
+            kept.put(text, text)
+        kept.get("a" * 500)
+
+        kept.put("c" * 500, "c" * 500)
+
+        assert kept.get("a" * 500)
+        assert kept.get("b" * 500) is None
+        assert kept.get("c" * 500)
+
+    def test_keeps_nothing_that_is_too_large(self):
+        kept = markdown._Kept(3000)
+
+        kept.put("a" * 5000, "a")
+
+        assert kept.get("a" * 5000) is None
+        assert kept._size == 0
+
+    def test_counts_the_same_text_once(self):
+        kept = markdown._Kept(3000)
+        kept.put("a", "a")
+        size = kept._size
+
+        kept.put("a", "a")
+
+        assert kept._size == size
+
+
+class TestWalls:
+    """Each of the two holds when the other one is gone."""
+
+    @pytest.mark.parametrize("payload", [*PAYLOADS, *hostile.PAYLOADS])
+    def test_the_parser_alone_writes_no_html_of_the_text(self, payload):
+        html = markdown.PARSER.render(payload)
+
+        parsed = Parsed(html)
+        assert set(parsed.tags) <= markdown.TAGS
+        assert not [name for _, name, _ in parsed.attributes if name.startswith("on")]
+        # To the sanitiser it leaves links to our own pages, and what a link tells where it leads.
+        assert [
+            fault for fault in hostile.read(html).faults if "gives something" not in fault
+        ] == []
+
+    @pytest.mark.parametrize("payload", [*PAYLOADS, *hostile.PAYLOADS])
+    def test_the_sanitiser_alone_lets_nothing_through(self, payload):
+        careless = MarkdownIt("commonmark", {"html": True}).enable("table")
+        careless.validateLink = lambda _address: True
+
+        for html in (payload, careless.render(payload)):
+            cleaned = markdown.CLEANER.clean(html)
+
+            assert hostile.read(cleaned).faults == []
+            parsed = Parsed(cleaned)
+            assert set(parsed.tags) <= markdown.TAGS
+            for _, name, value in parsed.attributes:
+                assert not name.startswith("on")
+                assert name != "style"
+                if name == "class":
+                    assert set(value.split()) <= CLASSES
+
+    def test_the_careless_parser_would_let_them_through(self):
+        careless = MarkdownIt("commonmark", {"html": True})
+
+        assert hostile.read(careless.render(f"<script>{hostile.RUN}</script>")).faults

@@ -77,6 +77,31 @@ PAYLOADS = [
     f'[click](https://evil.example "x" onmouseover="{RUN}")',
     f"[click]: javascript:{RUN}\n\n[click]",
     f"`````html \" onmouseover=\"{RUN}\n<script>{RUN}</script>\n`````",
+    # Out of formulas, their MathML, and code.
+    f"$</math><img src=x onerror={RUN}>$",
+    f"$$\n\\text{{<img src=x onerror={RUN}>}}\n$$",
+    f"$\\text{{</mtext></math><script>{RUN}</script>}}$",
+    f"\\(\\href{{javascript:{RUN}}}{{click}}\\)",
+    f"\\[\\url{{javascript:{RUN}}}\\]",
+    f"$\\unicode{{<script>{RUN}</script>}}$",
+    f"$\\class{{x\" onclick=\"{RUN}}}{{x}} \\style{{background:url(//evil.example/x)}}{{x}}$",
+    f"$\\color{{red\" onclick=\"{RUN}}} x \\includegraphics{{//evil.example/x.png}}$",
+    f"\\begin{{align}}\nx \\label{{a\"onclick=\"{RUN}}} \\tag{{<b onclick={RUN}>}}\n\\end{{align}}",
+    f"$\\def\\x{{\\text{{<svg onload={RUN}>}}}}\\x$",
+    f"$\\hspace{{1em\" onclick=\"{RUN}}} \\begin{{array}}{{c\" onclick=\"{RUN}}} a \\end{{array}}$",
+    f"<math><maction actiontype='statusline#javascript:{RUN}' xlink:href='javascript:{RUN}'>x</maction></math>",
+    f"<math><annotation-xml encoding='text/html'><img src=x onerror={RUN}></annotation-xml></math>",
+    f"<math><semantics><annotation-xml><svg onload={RUN}></svg></annotation-xml></semantics></math>",
+    f"<math><mi href='javascript:{RUN}' style='background:url(//evil.example/x)'>click</mi></math>",
+    f"<math><mtext><a href='javascript:{RUN}'>x</a><mglyph src='//evil.example/x.png'></mtext></math>",
+    f"<math><mi><!--</mi><img src=x onerror={RUN}>--></math>",
+    f"<form><math><mtext></form><form><mglyph><style></math><img src=x onerror={RUN}>",
+    f"<math><mtext><table><mglyph><style><!--</style><img title=\"--&gt;&lt;img src=x onerror={RUN}&gt;\">",
+    f"```html\n</code></pre><img src=x onerror={RUN}>\n```",
+    f"```\"><img/src=x/onerror={RUN}>\nx\n```",
+    f"~~~ </code><script>{RUN}</script>\nx\n~~~",
+    f"```verdict pane hx-on:click={RUN}\nx\n```",
+    f"```diff\n+</span><svg onload={RUN}>\n```",
     "[plain](https://example.org/page)",
     "<https://example.org/auto>",
 ]  # fmt: skip
@@ -102,9 +127,13 @@ NEVER = {
     "applet",
     "video",
     "audio",
-    "math",
     "marquee",
     "template",
+    # Of MathML, what may hold anything or acts; the rest is what we make of formulas.
+    "annotation-xml",
+    "maction",
+    "mglyph",
+    "semantics",
 }
 #: Django's administration has one script that is made for each language.
 OURS = ("/static/", "/admin/jsi18n/")
@@ -127,6 +156,8 @@ class Reader(HTMLParser):
         if tag == "script" and not values.get("src", "").startswith(OURS):
             self.faults.append(f"a script that is not ours: {shown}")
         for name, value in values.items():
+            if name == "style" or (tag != "a" and name == "href" and tag.startswith("m")):
+                self.faults.append(f"a style, or a link that is none: {shown}")
             if name.startswith(("on", "hx-on")):
                 self.faults.append(f"a handler: {shown}")
             if name in ADDRESSES:
