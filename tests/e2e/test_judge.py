@@ -184,7 +184,9 @@ class TestJudge:
         assert page.evaluate("document.documentElement.scrollWidth") == 2560
 
     def test_reads_from_right_to_left_where_the_text_does(self, page, judge_url, model):
-        queued(model, "لماذا السماء زرقاء؟", "لأن الهواء يبعثر الضوء الأزرق.", "Because of scattering.")
+        queued(
+            model, "لماذا السماء زرقاء؟", "لأن الهواء يبعثر الضوء الأزرق.", "Because of scattering."
+        )
         page.goto(judge_url)
 
         directions = page.locator(".pane-text p").evaluate_all(

@@ -20,7 +20,7 @@ from django.db import connection
 from django.test import Client
 from playwright.sync_api import expect
 
-from annotate.models import Assignment, Judgement
+from annotate.models import Judgement
 from models_registry.models import Membership
 from tests.e2e.judging import (
     ended,
@@ -112,9 +112,7 @@ class TestWithoutNetwork:
         assert not [url for url, _ in sent if "/undo/" in url]
         forgive_the_network(complaints)
 
-    def test_answers_that_got_lost_are_not_stored_twice(
-        self, page, judge_url, model, complaints
-    ):
+    def test_answers_that_got_lost_are_not_stored_twice(self, page, judge_url, model, complaints):
         queued_many(model, 3)
         page.goto(judge_url)
         lost = []
@@ -195,9 +193,7 @@ class TestTwoTabs:
 
         saved(page)
         saved(other)
-        found = [uuid for uuid in Assignment.objects.exclude(judgements=None)]
-        assert 3 <= len(found) <= 6
-        assert len(stored()) == len(found)
+        assert 3 <= len(stored()) <= 6
 
     def test_say_which_judgement_stands(self, page, context, judge_url, model):
         queued_many(model, 1)
@@ -368,9 +364,8 @@ class TestAServer:
             page.keyboard.press("d")
             # While that judgement is on its way.
             server.kill()
-            while shown(page) and len(keys):
-                said |= judge(page, keys[0])
-                keys = keys[1:]
+            for key in keys:
+                said |= judge(page, key) if shown(page) else {}
             page.wait_for_timeout(1500)
             server.start()
             ready(page)
