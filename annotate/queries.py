@@ -10,11 +10,11 @@ from uuid import UUID
 
 from django.conf import settings
 from django.contrib.auth.models import User
-from django.contrib.postgres.expressions import ArraySubquery
 from django.db.models import Count, Exists, F, Func, OuterRef, Q, QuerySet, Sum
 from django.db.models.functions import TruncMinute
 from django.utils import timezone
 
+from annotate import turns
 from annotate.models import (
     Assignment,
     ComparisonDrop,
@@ -60,40 +60,25 @@ def policy_loaded(assignment: Assignment) -> JudgingPolicy:
 
 
 def assignment_with_pair(uuid: UUID) -> Assignment:
-    """Return an assignment with all that is shown of it, and its model's policy."""
-    return _with_pair().get(uuid=uuid)
+    """Return an assignment with all that is shown of it, and its model's policy. One query."""
+    found = turns.shown(uuid)
+    if found is None:
+        raise Assignment.DoesNotExist
+    return found
 
 
 def assignment_of(*, labeler: User, uuid: UUID) -> Assignment:
     """Return a labeler's own assignment, with its pair, of a model that they may still judge.
 
-    Raises Assignment.DoesNotExist for any other.
+    Raises Assignment.DoesNotExist for any other. One query.
     """
-    models = registry.models_of(labeler)
-    return _with_pair().get(uuid=uuid, labeler=labeler, pair__prompt__model__in=models)
-
-
-#: What nobody is shown, and takes time to read.
-UNSHOWN = [
-    f"pair__{side}__{name}"
-    for side in ("first", "second")
-    for name in ("prompt_ids", "completion_ids", "sampling")
-]
-
-
-def _with_pair() -> QuerySet[Assignment, Assignment]:
-    """Select assignments with all that is shown of them, and the two latest things said, if any."""
-    said = Judgement.objects.filter(assignment=OuterRef("pk")).order_by("-revision")
-    return (
-        Assignment.objects.select_related(
-            "pair__prompt__model__judging_policy",
-            "pair__first",
-            "pair__second",
-            "pair__queue_entry",
-        )
-        .defer(*UNSHOWN)
-        .annotate(verdicts_last=ArraySubquery(said.values("verdict")[:2]))
-    )
+    found = assignment_with_pair(uuid)
+    # The rule of registry.models_of; the membership came along.
+    may_judge = labeler.is_staff or found.is_of_member  # type: ignore[attr-defined]
+    if found.labeler_id != labeler.pk or not may_judge:
+        raise Assignment.DoesNotExist
+    found.labeler = labeler
+    return found
 
 
 def assignment_judged_last(*, model: RegisteredModel, labeler: User) -> Assignment | None:

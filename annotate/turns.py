@@ -17,10 +17,21 @@ from typing import Any
 from uuid import UUID
 
 from django.db import connection
-from django.db.backends.utils import CursorWrapper
+from django.db.models import Field, JSONField, Model
 
-from annotate.models import Judgement, Tally
+from annotate.models import (
+    Assignment,
+    Completion,
+    Judgement,
+    JudgingPolicy,
+    Pair,
+    Prompt,
+    QueueEntry,
+    Tally,
+)
 from annotate.overlap import Opinion, Rules
+from models_registry.models import RegisteredModel
+from pairloop.lib.statements import Statement
 
 #: Above every id of a labeler.
 HIGHEST = 2**31 - 1
@@ -28,21 +39,13 @@ HIGHEST = 2**31 - 1
 WINDOW = 64
 
 
-def _row(cursor: CursorWrapper) -> dict[str, Any] | None:
-    row = cursor.fetchone()
-    return _named(cursor, row) if row else None
-
-
-def _named(cursor: CursorWrapper, row: Sequence[Any]) -> dict[str, Any]:
-    names = [column[0] for column in cursor.description or ()]
-    return dict(zip(names, row, strict=True))
-
-
 # --- What a labeler holds ------------------------------------------------------------------------------
 
 #: Locks the tally, and lists the open leases as the statement's snapshot has them. Whoever had to wait for the
 #: lock has a snapshot from before: then the locked row's turn is another one than the snapshot's.
-HELD = """
+HELD = Statement(
+    "judging_held",
+    """
     WITH mine AS MATERIALIZED (
         SELECT * FROM annotate_tally
         WHERE model_id = %(model)s AND labeler_id = %(labeler)s FOR UPDATE
@@ -61,13 +64,17 @@ HELD = """
         JOIN annotate_pair pair ON pair.id = lease.pair_id
         JOIN annotate_prompt prompt ON prompt.id = pair.prompt_id AND prompt.model_id = %(model)s
     ) ON lease.labeler_id = mine.labeler_id AND lease.closed_at IS NULL
-"""
-TALLY_CREATE = """
+""",
+)
+TALLY_CREATE = Statement(
+    "judging_tally_create",
+    """
     INSERT INTO annotate_tally
         (model_id, labeler_id, judged, today, sides_lead, compare_lead, since_repeat, turn)
     VALUES (%(model)s, %(labeler)s, 0, 0, 0, 0, 0, 0)
     ON CONFLICT (model_id, labeler_id) DO NOTHING
-"""
+""",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +104,12 @@ class Desk:
 def desk_lock(*, model_id: int, labeler_id: int) -> Desk:
     """Lock what is counted of a labeler, which makes their requests take turns; return what they hold."""
     whose = {"model": model_id, "labeler": labeler_id}
-    with connection.cursor() as cursor:
-        while True:
-            cursor.execute(HELD, whose)
-            rows = [_named(cursor, row) for row in cursor.fetchall()]
-            if rows and rows[0]["is_current"]:
-                break
-            if not rows:
-                cursor.execute(TALLY_CREATE, whose)
+    while True:
+        rows = HELD.named(whose)
+        if rows and rows[0]["is_current"]:
+            break
+        if not rows:
+            TALLY_CREATE.rows(whose)
     first = rows[0]
     counted = ("id", "judged", "day", "today", "sides_lead", "compare_lead", "since_repeat", "turn")
     held = ("uuid", "pair_id", "assigned_at", "expires_at", "set_aside_at", "said")
@@ -154,7 +159,7 @@ THIRD = f"""
         (SELECT pair_id FROM annotate_queueentry entry
          WHERE {_FREE} AND entry.opinions > 1 AND entry.reserved_for_id IS NULL
            AND entry.pair_id >= (
-               SELECT (%(luck)s * max(pair_id))::bigint FROM annotate_queueentry entry
+               SELECT (%(luck)s::float8 * max(pair_id))::bigint FROM annotate_queueentry entry
                WHERE {_FREE} AND entry.opinions > 1 AND entry.reserved_for_id IS NULL)
          ORDER BY pair_id LIMIT {WINDOW})
         UNION ALL
@@ -194,7 +199,7 @@ TAKE = """
     ), lease AS (
         INSERT INTO annotate_assignment AS own
             (uuid, pair_id, labeler_id, first_is_left, assigned_at, expires_at, is_on_top)
-        SELECT gen_random_uuid(), pair_id, %(labeler)s, first_is_left, %(now)s, %(until)s, FALSE FROM side
+        SELECT gen_random_uuid(), pair_id, %(labeler)s, first_is_left, %(now)s::timestamptz, %(until)s::timestamptz, FALSE FROM side
         ON CONFLICT (pair_id, labeler_id) DO UPDATE
         SET expires_at = EXCLUDED.expires_at, closed_at = NULL, is_on_top = FALSE, set_aside_at = NULL
         -- A row that was there before has an xmax.
@@ -212,13 +217,14 @@ TAKE = """
 """
 
 
-def _take(*bands: str) -> str:
+def _take(name: str, *bands: str) -> Statement:
     """Return TAKE over bands in this order; the later ones are not even begun when an earlier one has a pair."""
-    return TAKE.format(bands=" UNION ALL ".join(f"(SELECT * FROM ({band}) one)" for band in bands))  # noqa: S608
+    in_order = " UNION ALL ".join(f"(SELECT * FROM ({band}) one)" for band in bands)  # noqa: S608
+    return Statement(name, TAKE.format(bands=in_order))
 
 
-_FRESH_FIRST = _take(RESERVED, FRESH, SECOND, THIRD)
-_SECONDS_FIRST = _take(RESERVED, SECOND, THIRD, FRESH)
+_FRESH_FIRST = _take("judging_take", RESERVED, FRESH, SECOND, THIRD)
+_SECONDS_FIRST = _take("judging_take_second", RESERVED, SECOND, THIRD, FRESH)
 
 
 def pair_take(
@@ -234,24 +240,22 @@ def pair_take(
     """Lease the next pair to the labeler whose desk is locked; None when there is none for them."""
     tally = desk.tally
     ranges = _ranges(tally.labeler_id, chance.randint(0, desk.last_labeler))
-    with connection.cursor() as cursor:
-        cursor.execute(
-            _SECONDS_FIRST if seconds_first else _FRESH_FIRST,
-            {
-                "model": tally.model_id,
-                "labeler": tally.labeler_id,
-                "tally": tally.pk,
-                "held": [lease.pair_id for lease in desk.leases],
-                "lows": [low for low, _ in ranges],
-                "highs": [high for _, high in ranges],
-                "luck": chance.random(),
-                "first_left": first_left,
-                "candidate_left": candidate_left,
-                "now": now,
-                "until": until,
-            },
-        )
-        row = cursor.fetchone()
+    take = _SECONDS_FIRST if seconds_first else _FRESH_FIRST
+    row = take.row(
+        {
+            "model": tally.model_id,
+            "labeler": tally.labeler_id,
+            "tally": tally.pk,
+            "held": [lease.pair_id for lease in desk.leases],
+            "lows": [low for low, _ in ranges],
+            "highs": [high for _, high in ranges],
+            "luck": chance.random(),
+            "first_left": first_left,
+            "candidate_left": candidate_left,
+            "now": now,
+            "until": until,
+        }
+    )
     return row[0] if row else None
 
 
@@ -262,11 +266,100 @@ def _ranges(labeler: int, start: int) -> list[tuple[int, int]]:
     return [(start, HIGHEST), (0, labeler - 1), (labeler + 1, start - 1)]
 
 
+# --- What is shown ---------------------------------------------------------------------------------------
+
+#: Which tables a shown assignment is read from, in the order of their columns. What nobody is shown of a
+#: completion, and takes time to read, stays unread: such a field would cost a query of its own.
+_UNSHOWN = {"prompt_ids", "completion_ids", "sampling"}
+_SHOWN: list[tuple[str, type[Model], list[Field[Any, Any]]]] = [
+    (alias, kind, [field for field in kind._meta.concrete_fields if field.name not in _UNSHOWN])  # noqa: SLF001
+    for alias, kind in (
+        ("lease", Assignment),
+        ("pair", Pair),
+        ("prompt", Prompt),
+        ("model", RegisteredModel),
+        ("first", Completion),
+        ("second", Completion),
+        ("policy", JudgingPolicy),
+        ("entry", QueueEntry),
+    )
+]
+_COLUMNS = ", ".join(f"{alias}.{field.column}" for alias, _, fields in _SHOWN for field in fields)
+SHOWN = Statement(
+    "judging_shown",
+    f"""
+    SELECT ARRAY(
+               SELECT verdict FROM annotate_judgement
+               WHERE assignment_id = lease.uuid ORDER BY revision DESC LIMIT 2
+           ),
+           EXISTS (
+               SELECT FROM models_registry_membership
+               WHERE model_id = prompt.model_id AND user_id = lease.labeler_id
+           ), {_COLUMNS}
+    FROM annotate_assignment lease
+    JOIN annotate_pair pair ON pair.id = lease.pair_id
+    JOIN annotate_prompt prompt ON prompt.id = pair.prompt_id
+    JOIN models_registry_registeredmodel model ON model.id = prompt.model_id
+    JOIN annotate_completion first ON first.id = pair.first_id
+    JOIN annotate_completion second ON second.id = pair.second_id
+    LEFT JOIN annotate_judgingpolicy policy ON policy.model_id = model.id
+    LEFT JOIN annotate_queueentry entry ON entry.pair_id = pair.id
+    WHERE lease.uuid = %(uuid)s
+""",  # noqa: S608 columns of ours
+)
+
+
+def shown(uuid: UUID) -> Assignment | None:
+    """Return an assignment with its pair, prompt, model, policy, completions and entry, in one statement.
+
+    `verdicts_last` holds the two latest things that its labeler said, if any; `is_of_member` whether the labeler
+    is a member of the model. Django would write the same
+    statement anew each time, and plan it; here people wait for that.
+    """
+    row = SHOWN.row({"uuid": uuid})
+    if row is None:
+        return None
+    found, at = {}, 2
+    for alias, kind, fields in _SHOWN:
+        values = row[at : at + len(fields)]
+        at += len(fields)
+        found[alias] = _instance(kind, fields, values)
+    lease, pair = found["lease"], found["pair"]
+    lease.pair, pair.prompt, pair.first, pair.second = (
+        pair, found["prompt"], found["first"], found["second"],
+    )  # fmt: skip
+    pair.prompt.model = found["model"]
+    # Known to be absent is known, too: else whoever looks asks the database.
+    _one_to_one(RegisteredModel, "judging_policy").set_cached_value(found["model"], found["policy"])
+    _one_to_one(Pair, "queue_entry").set_cached_value(pair, found["entry"])
+    lease.verdicts_last, lease.is_of_member = row[:2]
+    return lease  # type: ignore[no-any-return]
+
+
+def _one_to_one(kind: type[Model], name: str) -> Any:
+    return kind._meta.get_field(name)  # noqa: SLF001
+
+
+def _instance(kind: type[Model], fields: list[Field[Any, Any]], values: Sequence[Any]) -> Any:
+    """Return a row as Django would; None for the side of a join that is not there."""
+    if values[0] is None:
+        return None
+    read = [
+        field.from_db_value(value, None, connection)  # type: ignore[arg-type]
+        if isinstance(field, JSONField)
+        else value
+        for field, value in zip(fields, values, strict=True)
+    ]
+    return kind.from_db("default", [field.attname for field in fields], read)
+
+
 # --- Holding on ----------------------------------------------------------------------------------------
 
 #: Prolongs own leases that are open; takes those anew that had ended, where the pair is still free for them.
 #: Reads `shown` and `waiting` as one list with an end for each.
-KEEP = """
+KEEP = Statement(
+    "judging_keep",
+    """
     WITH asked AS (
         SELECT own.uuid, own.pair_id, own.closed_at, wish.until
         FROM unnest(%(uuids)s::uuid[], %(untils)s::timestamptz[]) AS wish (uuid, until)
@@ -296,31 +389,32 @@ KEEP = """
     FROM asked LEFT JOIN again USING (uuid)
     WHERE own.uuid = asked.uuid AND (asked.closed_at IS NULL OR again.uuid IS NOT NULL)
     RETURNING own.uuid
-"""
+""",
+)
 
 
 def leases_keep(
     *, model_id: int, labeler_id: int, until: Sequence[tuple[UUID, datetime]]
 ) -> set[UUID]:
     """Prolong these leases of a labeler to at least these moments; return those that are held now."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            KEEP,
-            {
-                "model": model_id,
-                "labeler": labeler_id,
-                "uuids": [uuid for uuid, _ in until],
-                "untils": [moment for _, moment in until],
-            },
-        )
-        return {uuid for (uuid,) in cursor.fetchall()}
+    rows = KEEP.rows(
+        {
+            "model": model_id,
+            "labeler": labeler_id,
+            "uuids": [uuid for uuid, _ in until],
+            "untils": [moment for _, moment in until],
+        }
+    )
+    return {uuid for (uuid,) in rows}
 
 
 # --- What is known before a judgement is written ----------------------------------------------------------
 
 #: All that recording or taking back depends on, without a lock: what is written afterwards checks that it is
 #: still so. Other standing opinions come as two arrays, the earliest first.
-FACTS = """
+FACTS = Statement(
+    "judging_facts",
+    """
     SELECT lease.labeler_id, lease.first_is_left, lease.expires_at, lease.closed_at, lease.is_on_top,
            pair.id AS pair_id, pair.purpose, pair.priority, pair.first_id, pair.second_id,
            pair.comparison_id, prompt.model_id,
@@ -362,7 +456,8 @@ FACTS = """
         JOIN annotate_completion second ON second.id = compared.second_id
     ) ON compared.id = pair.id
     WHERE lease.uuid = %(uuid)s
-"""
+""",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -432,14 +527,10 @@ class Facts:
 
 def facts_of(uuid: UUID) -> Facts:
     """Read what is known about an assignment, which must exist."""
-    with connection.cursor() as cursor:
-        cursor.execute(FACTS, {"uuid": uuid})
-        row = _row(cursor)
-        if row is None:
-            raise LookupError(uuid)
-        if row["tally_id"] is None:
-            cursor.execute(TALLY_CREATE, {"model": row["model_id"], "labeler": row["labeler_id"]})
-            return facts_of(uuid)
+    (row,) = FACTS.named({"uuid": uuid})
+    if row["tally_id"] is None:
+        TALLY_CREATE.rows({"model": row["model_id"], "labeler": row["labeler_id"]})
+        return facts_of(uuid)
     rules = {name: row.pop(name) for name in Rules.__slots__}
     compared = {name: row.pop(name) for name in Compared.__slots__}
     others = zip(row.pop("verdicts") or (), row.pop("winners") or (), strict=True)
@@ -474,15 +565,18 @@ _SAY = """
         INSERT INTO annotate_judgement
             (assignment_id, revision, verdict, winner_id, reasons, note, active_ms, guidelines_version,
              is_late, judged_at, shown_at, input)
-        SELECT uuid, %(revision)s, %(verdict)s, %(winner)s, %(reasons)s::varchar[], %(note)s, %(active_ms)s,
-               %(guidelines_version)s, %(is_late)s, %(judged_at)s, %(shown_at)s, %(input)s
+        SELECT uuid, %(revision)s::smallint, %(verdict)s::varchar, %(winner)s::bigint, %(reasons)s::varchar[],
+               %(note)s::text, %(active_ms)s::int, %(guidelines_version)s::int, %(is_late)s::bool,
+               %(judged_at)s::timestamptz, %(shown_at)s::timestamptz, %(input)s::varchar
         FROM lease WHERE %(seen_wanted)s IS NULL OR EXISTS (SELECT FROM entry)
         ON CONFLICT (assignment_id, revision) DO NOTHING
         RETURNING id
     )"""
 
 #: A first judgement, or one after taking back: the lease ends, the entry has one opinion more.
-CLOSE = f"""
+CLOSE = Statement(
+    "judging_close",
+    f"""
     {_SAY}, closed AS (
         UPDATE annotate_assignment own
         SET closed_at = %(judged_at)s, is_on_top = NOT %(counts)s, set_aside_at = NULL
@@ -501,26 +595,32 @@ CLOSE = f"""
         today = CASE WHEN tally.day = %(day)s THEN tally.today + 1 ELSE 1 END
     FROM mine, said WHERE tally.id = mine.id
     RETURNING said.id, tally.today, tally.judged
-"""  # noqa: S608
+""",  # noqa: S608
+)
 
 #: Another verdict in place of the one that stands: neither lease nor queue changes.
-REVISE = f"""
+REVISE = Statement(
+    "judging_revise",
+    f"""
     {_SAY}
     UPDATE annotate_tally tally SET turn = tally.turn + 1
     FROM mine, said WHERE tally.id = mine.id
     RETURNING said.id, CASE WHEN tally.day = %(day)s THEN tally.today ELSE 0 END, tally.judged
-"""  # noqa: S608
+""",  # noqa: S608
+)
 
 #: Takes back: the lease is open again, for its labeler only, with an entry of the queue even where the pair
 #: had all its judgements. One on top of the queue's count stays on top.
-REOPEN = f"""
+REOPEN = Statement(
+    "judging_reopen",
+    f"""
     {_SAY}, opened AS (
         UPDATE annotate_assignment own SET closed_at = NULL, expires_at = %(until)s
         FROM lease, said WHERE own.uuid = lease.uuid
     ), queued AS (
         INSERT INTO annotate_queueentry AS queued
             (pair_id, model_id, priority, wanted, leased, opinions, last_labeler_id)
-        SELECT %(pair)s, %(model)s, %(priority)s, 1, 1, %(others)s, %(last_labeler)s
+        SELECT %(pair)s, %(model)s::bigint, %(priority)s::int, 1, 1, %(others)s::smallint, %(last_labeler)s::int
         FROM said WHERE NOT %(is_on_top)s
         ON CONFLICT (pair_id) DO UPDATE
         SET wanted = queued.wanted + 1, leased = queued.leased + 1,
@@ -535,7 +635,8 @@ REOPEN = f"""
         today = CASE WHEN tally.day = %(day)s THEN greatest(tally.today - 1, 0) ELSE tally.today END
     FROM mine, said WHERE tally.id = mine.id
     RETURNING said.id, tally.today, tally.judged
-"""  # noqa: S608
+""",  # noqa: S608
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -571,7 +672,9 @@ def reopen(facts: Facts, judgement: Judgement, *, until: datetime, day: date) ->
     return _write(REOPEN, facts, judgement, effect)
 
 
-def _write(sql: str, facts: Facts, judgement: Judgement, effect: dict[str, Any]) -> Written | None:
+def _write(
+    statement: Statement, facts: Facts, judgement: Judgement, effect: dict[str, Any]
+) -> Written | None:
     known: dict[str, Any] = {
         "tally": facts.tally_id,
         "uuid": facts.uuid,
@@ -588,14 +691,14 @@ def _write(sql: str, facts: Facts, judgement: Judgement, effect: dict[str, Any])
             "judged_at", "shown_at", "input",
         )
     }  # fmt: skip
-    with connection.cursor() as cursor:
-        cursor.execute(sql, known | words | {"winner": judgement.winner_id} | effect)
-        row = cursor.fetchone()
+    row = statement.row(known | words | {"winner": judgement.winner_id} | effect)
     return Written(*row) if row else None
 
 
 #: A lease that was opened on a pair its labeler has judged: the queue had lost count, so it learns of it.
-GIVE_BACK_JUDGED = """
+GIVE_BACK_JUDGED = Statement(
+    "judging_give_back",
+    """
     WITH closed AS (
         UPDATE annotate_assignment SET closed_at = %(now)s
         WHERE uuid = %(uuid)s AND closed_at IS NULL RETURNING pair_id, labeler_id, is_on_top
@@ -604,13 +707,13 @@ GIVE_BACK_JUDGED = """
     SET leased = greatest(entry.leased - 1, 0), opinions = greatest(entry.opinions, 1),
         last_labeler_id = closed.labeler_id
     FROM closed WHERE entry.pair_id = closed.pair_id AND NOT closed.is_on_top
-"""
+""",
+)
 
 
 def judged_lease_end(uuid: UUID, *, now: datetime) -> None:
     """End an open lease on a pair that its labeler's judgement stands on."""
-    with connection.cursor() as cursor:
-        cursor.execute(GIVE_BACK_JUDGED, {"uuid": uuid, "now": now})
+    GIVE_BACK_JUDGED.rows({"uuid": uuid, "now": now})
 
 
 def held_of(desk: Desk, *, have: Collection[UUID], now: datetime) -> list[Lease]:

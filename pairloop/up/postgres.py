@@ -27,7 +27,7 @@ from pairloop.lib import files, places, processes
 from pairloop.lib.errors import Refused
 from pairloop.up import binaries, locks
 
-ENGINE = "django.db.backends.postgresql"
+ENGINE = "pairloop.lib.database"
 #: The role and the database that Pairloop works with.
 NAME = "pairloop"
 #: The superuser; only this module uses it.

@@ -21,7 +21,7 @@ class TestDatabaseOfUrl:
         found = postgres.database_of_url("postgresql://ann:p%40ss@db:6543/loop?sslmode=require")
 
         assert found == {
-            "ENGINE": "django.db.backends.postgresql",
+            "ENGINE": "pairloop.lib.database",
             "NAME": "loop",
             "USER": "ann",
             "PASSWORD": "p@ss",

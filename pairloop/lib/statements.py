@@ -1,0 +1,61 @@
+"""Statements written by hand that the server plans once for a connection, not each time."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from django.db import connection
+from django.db.backends.utils import CursorWrapper
+
+_PARAMETER = re.compile(r"%\((\w+)\)s")
+#: Which statements a connection of psycopg's knows.
+_known: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
+
+
+class Statement:
+    """One statement with parameters like %(name)s, which need a cast wherever PostgreSQL cannot tell their type.
+
+    Planning a join of ten tables takes longer than running it, and people wait for both. Where somebody else's
+    pooler may stand between us and the server, which knows nothing of prepared statements, it is sent as it is.
+    """
+
+    def __init__(self, name: str, sql: str) -> None:
+        """Take a name of its own and the text."""
+        names = list(dict.fromkeys(_PARAMETER.findall(sql)))
+        numbers = {name: f"${number}" for number, name in enumerate(names, start=1)}
+        self._name = name
+        self._plain = sql
+        self._prepare = f"PREPARE {name} AS {_PARAMETER.sub(lambda m: numbers[m[1]], sql)}"
+        self._execute = f"EXECUTE {name} ({', '.join(f'%({name})s' for name in names)})"
+
+    def rows(self, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """Run it and return what it returns; all parameters must be there."""
+        with connection.cursor() as cursor:
+            self._run(cursor, parameters)
+            return cursor.fetchall() if cursor.description else []
+
+    def row(self, parameters: Mapping[str, Any]) -> tuple[Any, ...] | None:
+        """Run it and return its first row, if it has one."""
+        found = self.rows(parameters)
+        return found[0] if found else None
+
+    def named(self, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Run it and return its rows by the names of the columns."""
+        with connection.cursor() as cursor:
+            self._run(cursor, parameters)
+            names = [column[0] for column in cursor.description or ()]
+            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+    def _run(self, cursor: CursorWrapper, parameters: Mapping[str, Any]) -> None:
+        if not str(connection.settings_dict["HOST"]).startswith("/"):
+            cursor.execute(self._plain, parameters)
+            return
+        known = _known.setdefault(connection.connection, set())
+        if self._name not in known:
+            # Once for each connection, so it is no statement of any request.
+            connection.connection.execute(self._prepare)
+            known.add(self._name)
+        cursor.execute(self._execute, parameters)
