@@ -20,8 +20,12 @@ from math_core import LatexError, LatexToMathML
 
 logger = logging.getLogger(__name__)
 
+#: Characters of MathML that may be too wide for a line, by far.
+LONG = 500
 #: Characters of one formula; longer ones are shown as their source.
 LONGEST = 3_000
+#: Formulas of one text; the ones after them are shown as their source. Chromium lays 2,000 in a paragraph out for 8 s.
+MOST = 500
 #: What may make the converter, which is recursive, go one deeper; 2.6 kB of stack each.
 MOST_STEPS = 400
 STEPS = re.compile(r"[\\{^_]")
@@ -115,7 +119,11 @@ def to_mathml(latex: str, *, is_block: bool) -> str | None:
             raise
         logger.exception("The converter of formulas failed")
         return None
-    return STYLE.sub(_classes, made)
+    made = STYLE.sub(_classes, made)
+    if not is_block and len(made) > LONG:
+        # It may be wider than the text around it, and then scrolls. Thousands that may would be slow.
+        made = made.replace("<math>", '<math class="is-long">', 1)
+    return made
 
 
 def _asks_too_much(latex: str) -> bool:
@@ -149,11 +157,13 @@ def _classes(found: re.Match[str]) -> str:
 
 
 def _shown(
-    _renderer: RendererHTML, tokens: Sequence[Token], index: int, _options: Any, _env: Any
+    _renderer: RendererHTML, tokens: Sequence[Token], index: int, _options: Any, env: Any
 ) -> str:
     token = tokens[index]
     is_block = token.info == "block"
-    made = to_mathml(token.content, is_block=is_block)
+    env["formulas"] = env.get("formulas", 0) + 1
+    is_one_too_many = env["formulas"] > MOST
+    made = None if is_one_too_many else to_mathml(token.content, is_block=is_block)
     if made is None:
         made = f'<code class="tex">{html.escape(token.markup)}</code>'
     elif is_block:
@@ -256,7 +266,7 @@ def _line_that_closes(
 ) -> int | None:
     """Return the line that ends with the closing delimiter, which nothing but blanks may follow."""
     # A text of nothing but openings would be searched from each of them to its end.
-    closes_not: dict[str, int] = state.env.setdefault("formula", {})
+    closes_not: dict[str, int] = state.env.setdefault("formula closes not", {})
     if first < closes_not.get(closing, -1):
         return None
     for line in range(first, last):

@@ -59,6 +59,7 @@ CLEANER = nh3.Cleaner(
     allowed_classes={
         "span": {*code.CLASSES, "formula", "task"},
         "code": {"tex"},
+        "math": {"is-long"},
         "mtd": set(formulas.CLASSES.values()),
         "mtable": set(formulas.CLASSES.values()),
     },

@@ -37,18 +37,19 @@ NAMES = {
 }
 #: Controls but tab and line end; formats, fillers, blanks that are no space, tags, variation selectors.
 UNSEEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\xa0\xad\u034f\u061c\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f"
+    "([\x00-\x08\x0b-\x1f\x7f-\xa0\xad\u034f\u061c\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f"
     "\u2000-\u200f\u2028-\u202f\u205f-\u206f\u2800\u3000\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffd"
-    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff])\\1*"
 )
 
 
 def show(text: str) -> SafeString:
-    """Return the text escaped, with <span class="unseen"> for each character that has no look of its own."""
+    """Return the text escaped, with <span class="unseen"> around the name of what has no look of its own."""
     # None of them is written as an entity, so escaping first is safe.
     return mark_safe(UNSEEN.sub(_written, html.escape(text)))  # noqa: S308
 
 
 def _written(found: re.Match[str]) -> str:
-    number = ord(found[0])
-    return f'<span class="unseen">{NAMES.get(number) or f"U+{number:04X}"}</span>'
+    number, times = ord(found[1]), len(found[0])
+    name = NAMES.get(number) or f"U+{number:04X}"
+    return f'<span class="unseen">{name}{f" ×{times}" if times > 1 else ""}</span>'  # noqa: RUF001

@@ -154,7 +154,10 @@ class TestToMathml:
         """
 
         done = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True
+            [sys.executable, "-c", textwrap.dedent(program)],
+            capture_output=True,
+            text=True,
+            check=False,
         )
 
         assert (done.returncode, done.stderr) == (0, "")
@@ -182,6 +185,16 @@ class TestShown:
             ]
             assert shape[0] == shape[1]
             assert lost(made) - lost(cleaned) <= {"voffset"}
+
+    def test_are_not_more_than_a_browser_can_lay_out(self):
+        html = shown("$x$ " * (formulas.MOST + 2))
+
+        assert html.count("<math") == formulas.MOST
+        assert html.count('<code class="tex">$x$</code>') == 2
+
+    def test_may_scroll_when_it_is_long(self):
+        assert '<math class="is-long">' in shown("$" + "x + " * 40 + "x$")
+        assert "is-long" not in shown("$x + x$")
 
     @pytest.mark.parametrize(
         "html",

@@ -19,6 +19,9 @@ class TestShow:
     def test_writes_out_what_nobody_sees(self, text, name):
         assert unseen.show(text) == f'a<span class="unseen">{name}</span>b'
 
+    def test_counts_what_is_repeated(self):
+        assert unseen.show("\u200b" * 1000) == '<span class="unseen">ZWSP ×1000</span>'  # noqa: RUF001
+
     def test_leaves_what_everybody_sees(self):
         text = "a b\n\tc é 海 بحر 👍 ½"
 

@@ -14,7 +14,7 @@ from tests.security.crawl import addresses
 from tests.security.hostile import PAYLOADS, RUN, read
 
 #: So many at once, since a fence or a comment that stays open would swallow what follows.
-AT_ONCE = 17
+AT_ONCE = 24
 #: For fields that are short.
 SHORT = f'"><img src=x onerror={RUN}>'
 
