@@ -58,11 +58,16 @@ MATRIX = {
     "api-models": API_ALL,
     # Whoever judges the model.
     "judge": MEMBER,
+    "judge_next": MEMBER,
+    "judge_keep": MEMBER,
     "api-model": API_MEMBER,
     "api-assignments": API_MEMBER,
     # Only the one whose assignment it is.
     "judgement": OWN,
     "judgement_undo": OWN,
+    "judgement_later": OWN,
+    "judgement_flag": OWN,
+    "judge_view": OWN,
     "api-judgement": API_OWN,
     # Staff.
     "admin-login": (LOGIN, MISSING, MISSING, MISSING, MISSING),
