@@ -4,23 +4,49 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from django import forms
 from django.conf import settings
 from django.core.files.uploadedfile import UploadedFile
+from django.utils import timezone
 from django.utils.datastructures import MultiValueDict
+from django.utils.dateparse import parse_datetime
 
 from annotate import exports, prompts
-from annotate.models import Split, Verdict
+from annotate.models import CANNOT, REASONS, Split, Verdict
 from annotate.queries import PromptFilter
 
 #: What the database's column holds.
 MOST_MS = 2**31 - 1
+LONGEST_NOTE = 5000
+#: A judgement may have waited in a closed laptop for so long.
+OLDEST = timedelta(days=60)
+#: A page holds three pairs, and its outbox what could not be sent.
+MOST_HELD = 200
+
+
+class UUIDsField(forms.Field):
+    """The values of one name that are UUIDs; the others are left out."""
+
+    widget = forms.MultipleHiddenInput
+
+    def to_python(self, value: Any) -> list[UUID]:
+        """Return them in order."""
+        return [found for text in (value or [])[:MOST_HELD] if (found := _uuid(text))]
+
+
+def _uuid(text: str) -> UUID | None:
+    try:
+        return UUID(text)
+    except ValueError:
+        return None
 
 
 class JudgementForm(forms.Form):
-    """A verdict, and how long it took to read."""
+    """A verdict, why, and how it came about."""
 
     verdict = forms.ChoiceField(
         choices=Verdict.choices,
@@ -29,7 +55,24 @@ class JudgementForm(forms.Form):
             "invalid_choice": "Pairloop knows no such verdict; nothing was recorded. Choose one below.",
         },
     )
+    reasons = forms.MultipleChoiceField(
+        required=False,
+        choices=[*REASONS, *CANNOT],
+        error_messages={
+            "invalid_choice": "Pairloop knows no such reason; nothing was recorded. Load the page again."
+        },
+    )
+    note = forms.CharField(
+        required=False,
+        max_length=LONGEST_NOTE,
+        error_messages={
+            "max_length": f"A note may have {LONGEST_NOTE} letters; nothing was recorded. Shorten it."
+        },
+    )
     active_ms = forms.CharField(required=False)
+    shown_at = forms.CharField(required=False)
+    by = forms.CharField(required=False)
+    revise = forms.BooleanField(required=False)
 
     def clean_active_ms(self) -> int:
         """Return the time, or 0 for nonsense: a broken clock must not cost a judgement."""
@@ -39,6 +82,29 @@ class JudgementForm(forms.Form):
             if value.isascii() and value.isdigit() and len(value) < 15
             else 0
         )
+
+    def clean_shown_at(self) -> datetime | None:
+        """Return when the pair was first seen; None for nonsense, and for what a wrong clock says."""
+        try:
+            shown_at = parse_datetime(self.cleaned_data["shown_at"])
+        except ValueError:
+            return None
+        now = timezone.now()
+        if shown_at is None or timezone.is_naive(shown_at):
+            return None
+        return shown_at if now - OLDEST < shown_at < now + timedelta(minutes=5) else None
+
+    def clean_by(self) -> str:
+        """Return "key" or "button": without JavaScript it is a button."""
+        return "key" if self.cleaned_data["by"] == "key" else "button"
+
+
+class HeldForm(forms.Form):
+    """The pairs that a page holds."""
+
+    shown = forms.UUIDField(required=False)
+    waiting = UUIDsField(required=False)
+    have = UUIDsField(required=False)
 
 
 class AttackForm(forms.Form):

@@ -122,6 +122,23 @@ def sampling_count(model: RegisteredModel, split: Split) -> int:
     return known or max(1, Prompt.objects.filter(model=model, split=split, refusal="").count())
 
 
+def said_before(assignment: Assignment) -> Judgement | None:
+    """Return what the labeler said last about a pair, whether it stands or was taken back.
+
+    No query for an assignment that was read here and about which nothing was said.
+    """
+    if getattr(assignment, "verdicts_last", None) == []:
+        return None
+    said = Judgement.objects.filter(assignment=assignment).exclude(verdict="")
+    return said.order_by("-revision").first()
+
+
+def is_second_opinion(assignment: Assignment) -> bool:
+    """Whether somebody else judged the pair before. No query for an assignment that was read here."""
+    entry = getattr(assignment.pair, "queue_entry", None)
+    return bool(entry and entry.opinions)
+
+
 def eval_pairs_are_due(*, model: RegisteredModel, policy: JudgingPolicy) -> bool:
     """Return whether held-out pairs are below their share of the pairs that were sampled for a model lately."""
     state = sampling_state(model)

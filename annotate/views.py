@@ -1,49 +1,66 @@
-"""The judging screen: a pair and seven verdicts, or why there is no pair."""
+"""The judging screen: a pair and seven verdicts, or why there is no pair.
+
+Each address answers a page's script in JSON or with a card, and a browser without one with a redirect.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
 from uuid import UUID
 
-from django.http import Http404, HttpResponse
-from django.shortcuts import redirect
+from django.contrib import messages
+from django.http import Http404, HttpResponse, JsonResponse
+from django.middleware.csrf import get_token
+from django.shortcuts import redirect, render
+from django.urls import NoReverseMatch
 from django.utils import timezone
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_http_methods, require_safe
-from django_htmx.http import HTMX_STOP_POLLING
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from annotate import judging, queries
-from annotate.forms import JudgementForm
-from annotate.models import Assignment, Verdict
+from annotate import flags, judging, queries, screens
+from annotate.forms import HeldForm, JudgementForm
+from annotate.models import Assignment
 from annotate.waiting import waiting_for
 from models_registry.lookup import model_for
 from models_registry.models import RegisteredModel
-from pairloop.lib.http import Request, render_part
+from pairloop.lib.errors import Refused
+from pairloop.lib.http import Request
+
+GONE = "This pair is not among yours any more."
 
 
-class Choice(NamedTuple):
-    """A verdict's button: the mark says the same as the label, for the eye that already knows."""
-
-    verdict: Verdict
-    mark: str
-    key: str
+def _wants_json(request: Request) -> bool:
+    kinds = ["text/html", "application/json"]
+    return request.get_preferred_type(kinds) == "application/json"
 
 
-#: In spatial order, as are the keys.
-SCALE = [
-    Choice(Verdict.LEFT_MUCH, "«", "A"),
-    Choice(Verdict.LEFT, "‹", "S"),  # noqa: RUF001
-    Choice(Verdict.TIE, "=", "D"),
-    Choice(Verdict.RIGHT, "›", "F"),  # noqa: RUF001
-    Choice(Verdict.RIGHT_MUCH, "»", "G"),
-]
-OTHERS = [
-    Choice(Verdict.BOTH_BAD, "×", "X"),  # noqa: RUF001
-    Choice(Verdict.CANNOT_JUDGE, "?", "Q"),
-]
+def _error(detail: str, code: str, status: int) -> JsonResponse:
+    return JsonResponse({"detail": detail, "code": code}, status=status)
 
 
-@never_cache
+def _answers(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
+    """Say a "no" so that it can be read: as JSON to a script, as a notice to a person."""
+
+    @wraps(view)
+    def answered(request: Request, slug: str, **kwargs: Any) -> HttpResponse:
+        try:
+            return view(request, slug, **kwargs)
+        except Refused as refused:
+            if _wants_json(request):
+                return _error(str(refused), refused.code, 409)
+            messages.warning(request, str(refused))
+            return redirect("judge", slug)
+        except Http404:
+            if _wants_json(request):
+                return _error(GONE, "not_found", 404)
+            raise
+
+    return never_cache(answered)
+
+
+@_answers
 @require_safe
 def judge(request: Request, slug: str) -> HttpResponse:
     """Show the labeler's next pair, or what they are waiting for."""
@@ -51,38 +68,117 @@ def judge(request: Request, slug: str) -> HttpResponse:
     try:
         assignment = judging.pair_assign(model=model, labeler=request.user, now=timezone.now())
     except judging.QueueEmpty:
-        return _waiting(request, model)
-    return _pair(request, assignment, status=HTMX_STOP_POLLING if _polls(request) else 200)
+        assignment = None
+    return _page(request, model, assignment)
 
 
-@never_cache
+@_answers
+@require_POST
+def judge_next(request: Request, slug: str) -> HttpResponse:
+    """Lease one more pair for a page that holds some, as a card.
+
+    When there is none: 204, or why, to a page that has seen something else.
+    """
+    model = model_for(request.user, slug)
+    try:
+        assignment = judging.pair_assign(
+            model=model,
+            labeler=request.user,
+            now=timezone.now(),
+            have=_held(request)["have"],
+            is_ahead=True,
+        )
+    except judging.QueueEmpty:
+        return _nothing(request, model)
+    card = screens.card_of(assignment, shown=screens.shown_as(request.POST.get("as", "")))
+    return render(request, "annotate/judge_card.html", {"card": card})
+
+
+@_answers
 @require_http_methods(["GET", "HEAD", "POST"])
-def judgement(request: Request, slug: str, uuid: UUID) -> HttpResponse:
-    """Record a verdict; the next pair follows. Repeating it changes nothing."""
-    assignment = _assignment_for(request, slug, uuid)
+def judge_keep(request: Request, slug: str) -> HttpResponse:
+    """Keep a page's leases alive; GET tells a page whose token grew old who is logged in, and the new one."""
+    model = model_for(request.user, slug)
     if request.method != "POST":
-        # A login in between comes back with GET; the pair still waits where it was.
-        return redirect("judge", slug)
-    form = JudgementForm(request.POST)
-    if not form.is_valid():
-        return _pair(request, assignment, form=form, status=422)
-    judging.judgement_record(
-        assignment=assignment,
-        verdict=form.cleaned_data["verdict"],
-        active_ms=form.cleaned_data["active_ms"],
+        return JsonResponse({"user": request.user.pk, "token": get_token(request)})
+    holds = _held(request)
+    held = judging.leases_keep(
+        model=model,
+        labeler=request.user,
+        shown=holds["shown"],
+        waiting=holds["waiting"],
         now=timezone.now(),
     )
-    return redirect("judge", slug)
+    return JsonResponse({"held": [str(uuid) for uuid in held]})
 
 
-@never_cache
+@_answers
+@require_http_methods(["GET", "HEAD", "POST"])
+def judgement(request: Request, slug: str, uuid: UUID) -> HttpResponse:
+    """Show one assignment, or record a verdict on it. Repeating it changes nothing, unless it is a revision."""
+    assignment = _assignment_for(request, slug, uuid)
+    if request.method != "POST":
+        return _page(request, assignment.pair.prompt.model, assignment)
+    form = JudgementForm(request.POST)
+    if not form.is_valid():
+        return _invalid(request, assignment, form)
+    recorded = judging.judgement_record(
+        assignment=assignment, now=timezone.now(), **form.cleaned_data
+    )
+    if _wants_json(request):
+        return JsonResponse(
+            {
+                "verdict": recorded.judgement.verdict,
+                "revision": recorded.judgement.revision,
+                "is_new": recorded.is_new,
+                "today": recorded.today,
+                "in_all": recorded.in_all,
+            }
+        )
+    return _after(slug, was_revised=form.cleaned_data["revise"])
+
+
+@_answers
 @require_http_methods(["GET", "HEAD", "POST"])
 def judgement_undo(request: Request, slug: str, uuid: UUID) -> HttpResponse:
     """Take a judgement back; its pair follows. Repeating it changes nothing."""
     assignment = _assignment_for(request, slug, uuid)
     if request.method == "POST":
         judging.judgement_undo(assignment=assignment, now=timezone.now())
+        if _wants_json(request):
+            return JsonResponse(_undone(request, assignment))
+    # A login in between comes back with GET; the pair still waits where it was.
     return redirect("judge", slug)
+
+
+@_answers
+@require_http_methods(["GET", "HEAD", "POST"])
+def judgement_later(request: Request, slug: str, uuid: UUID) -> HttpResponse:
+    """Set a pair aside: it comes back when nothing else waits."""
+    assignment = _assignment_for(request, slug, uuid)
+    if request.method == "POST":
+        judging.pair_later(assignment=assignment, now=timezone.now())
+    return _done(request, slug)
+
+
+@_answers
+@require_http_methods(["GET", "HEAD", "POST"])
+def judgement_flag(request: Request, slug: str, uuid: UUID) -> HttpResponse:
+    """Ask an admin to look at a pair, or no longer."""
+    assignment = _assignment_for(request, slug, uuid)
+    if request.method == "POST":
+        is_raised = request.POST.get("is_raised", "1") != "0"
+        flags.flag_set(assignment=assignment, is_raised=is_raised, now=timezone.now())
+    return _done(request, slug)
+
+
+@_answers
+@require_safe
+def judge_view(request: Request, slug: str, uuid: UUID) -> HttpResponse:
+    """Show the two answers of a pair in another way: what differs, or as they were written."""
+    assignment = _assignment_for(request, slug, uuid)
+    card = screens.card_of(assignment, shown=screens.shown_as(request.GET.get("as", "")))
+    return render(request, "annotate/judge_card.html#panes", {"card": card})
 
 
 def _assignment_for(request: Request, slug: str, uuid: UUID) -> Assignment:
@@ -95,45 +191,71 @@ def _assignment_for(request: Request, slug: str, uuid: UUID) -> Assignment:
     return assignment
 
 
-def _polls(request: Request) -> bool:
-    return bool(request.htmx) and "seen" in request.GET
+def _held(request: Request) -> dict[str, Any]:
+    """Return what a page says that it holds; nonsense counts as nothing."""
+    form = HeldForm(request.POST)
+    form.is_valid()
+    return {"shown": None, "waiting": [], "have": []} | form.cleaned_data
 
 
-def _waiting(request: Request, model: RegisteredModel) -> HttpResponse:
-    waiting = waiting_for(model)
-    if _polls(request) and request.GET["seen"] == waiting.fingerprint:
-        # Nothing to paint: focus, selection and screen readers are left alone.
-        return HttpResponse(status=204)
-    context = {
-        "model": model,
-        "waiting": waiting,
-        "judged_last": queries.assignment_judged_last(model=model, labeler=request.user),
-    }
-    return render_part(request, "annotate/judge.html", "judge", context)
-
-
-def _pair(
+def _page(
     request: Request,
-    assignment: Assignment,
+    model: RegisteredModel,
+    assignment: Assignment | None,
     *,
     form: JudgementForm | None = None,
     status: int = 200,
 ) -> HttpResponse:
-    prompt = assignment.pair.prompt
-    midnight = timezone.localtime().replace(hour=0, minute=0, second=0, microsecond=0)
+    screen = screens.screen_of(model=model, labeler=request.user, assignment=assignment)
     context = {
-        "model": prompt.model,
-        "assignment": assignment,
-        "question": prompt.question,
-        "turns": prompt.messages[:-1],
-        "guidelines": queries.policy_of(prompt.model).guidelines,
-        "progress": queries.judging_progress(
-            model=prompt.model, labeler=request.user, since=midnight
-        ),
-        "judged_last": queries.assignment_judged_last(model=prompt.model, labeler=request.user),
-        "taken_back": queries.verdict_taken_back(assignment),
+        "screen": screen,
+        "card": screen.card,
+        "is_revision": screen.is_revision,
+        "model": model,
         "form": form,
-        "scale": SCALE,
-        "others": OTHERS,
+        **screens.BAR,
     }
-    return render_part(request, "annotate/judge.html", "judge", context, status=status)
+    return render(request, "annotate/judge.html", context, status=status)
+
+
+def _nothing(request: Request, model: RegisteredModel) -> HttpResponse:
+    seen = request.POST.get("seen")
+    if seen is None:
+        return HttpResponse(status=204)
+    waiting = waiting_for(model)
+    if seen == waiting.fingerprint:
+        # Nothing to paint: focus, selection and screen readers are left alone.
+        return HttpResponse(status=204)
+    return render(request, "annotate/judge_waiting.html", {"waiting": waiting})
+
+
+def _invalid(request: Request, assignment: Assignment, form: JudgementForm) -> HttpResponse:
+    if _wants_json(request):
+        sentences = [str(error) for errors in form.errors.values() for error in errors]
+        return _error(" ".join(sentences), "invalid", 422)
+    return _page(request, assignment.pair.prompt.model, assignment, form=form, status=422)
+
+
+def _undone(request: Request, assignment: Assignment) -> dict[str, Any]:
+    """Return what a page needs to undo one more, and to redo this one."""
+    model = assignment.pair.prompt.model
+    last = queries.assignment_judged_last(model=model, labeler=request.user)
+    said = queries.said_before(assignment)
+    return {
+        "judged_last": str(last.uuid) if last else None,
+        "said": said and {"verdict": said.verdict, "reasons": said.reasons, "note": said.note},
+    }
+
+
+def _done(request: Request, slug: str) -> HttpResponse:
+    return JsonResponse({}) if _wants_json(request) else redirect("judge", slug)
+
+
+def _after(slug: str, *, was_revised: bool) -> HttpResponse:
+    """Lead on to the next pair; from a revision back to where it began."""
+    if was_revised:
+        try:
+            return redirect("history", slug)
+        except NoReverseMatch:
+            pass
+    return redirect("judge", slug)

@@ -154,7 +154,7 @@ STATIC_ROOT = VAR / "static"
 STATICFILES_DIRS = [BASE_DIR / "static"]
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
-    "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},
+    "staticfiles": {"BACKEND": "pairloop.lib.statics.Storage"},
 }
 # whitenoise's own, and the maps of Swagger UI's scripts, which only a debugger asks for.
 WHITENOISE_SKIP_COMPRESS_EXTENSIONS = [

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import time
 from datetime import timedelta
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
@@ -58,8 +61,12 @@ def start(settings, tmp_path, model):
     return write
 
 
-def queued(model, *texts, question="What is one plus one?", **prompt):
+NUMBERS = itertools.count(1)
+
+
+def queued(model, *texts, question="", **prompt):
     """Queue a pair of two texts."""
+    question = question or f"What is one plus {next(NUMBERS)}?"
     prompt = PromptFactory(model=model, messages=[{"role": "user", "content": question}], **prompt)
     first, second = (CompletionFactory(prompt=prompt, text=text) for text in texts or ("a", "b"))
     return QueueEntryFactory(pair=PairFactory(prompt=prompt, first=first, second=second)).pair
@@ -99,8 +106,8 @@ class TestJudge:
 
         page = visitor.get(judge_url(model)).text
 
-        assert re.findall(r'aria-keyshortcuts="(\w)"', page) == list("ASDFGXQZ")
-        assert re.findall(r"<kbd[^>]*>(\w)</kbd>", page) == list("ASDFGXQZ")
+        assert re.findall(r'aria-keyshortcuts="(\w)"', page) == list("VRYI1234567ASDFGXQZEBN")
+        assert re.findall(r"<kbd[^>]*>([A-Z])</kbd>", page) == list("VRYIASDFGXQZEBN")
 
     def test_folds_what_came_before_the_question(self, visitor, model):
         messages = [
@@ -113,27 +120,34 @@ class TestJudge:
 
         page = visitor.get(judge_url(model)).text
 
-        folded, shown = page.split("prompt-text")
+        folded, shown = page.split('class="prompt-text"')
         assert "Be brief." in folded.split("What came before (3)")[1]
         assert "Bye." in shown
 
-    def test_counts_what_was_done_and_what_waits(self, visitor, model):
+    def test_counts_what_was_done(self, visitor, model):
         queued(model, question="First?")
         queued(model, question="Second?")
 
         page = visitor.get(judge_url(model)).text
 
         assert "0 today" in page
-        assert "1 pair waits" in page
+        assert "0 in all" in page
 
-    def test_gives_htmx_only_the_part(self, visitor, model):
+    def test_says_how_the_pair_came_here(self, visitor, model, labeler):
+        lease = leased(model, labeler)
+
+        assert "Why this pair?" in visitor.get(judge_url(model)).text
+        assert ">fresh<" in visitor.get(judge_url(model)).text
+        visitor.post(judgement_url(lease), {"verdict": "left"})
+        visitor.post(undo_url(lease))
+        assert ">you took it back<" in visitor.get(judge_url(model)).text
+
+    def test_calls_a_second_opinion_one(self, visitor, model):
         queued(model)
+        visitor.get(judge_url(model))
+        QueueEntry.objects.update(opinions=1)
 
-        response = visitor.get(judge_url(model), headers=HTMX)
-
-        assert "<html" not in response.text
-        assert 'id="judge"' in response.text
-        assert "HX-Request" in response["Vary"]
+        assert ">second opinion<" in visitor.get(judge_url(model)).text
 
     def test_shows_hostile_text_as_text(self, visitor, model):
         queued(model, "<script>alert(1)</script>", "</form><img src=x onerror=alert(1)>")
@@ -142,7 +156,7 @@ class TestJudge:
 
         assert "<script>alert" not in page
         assert "<img" not in page
-        assert page.count("</form>") == 2  # the verdicts' and the log-out button's
+        assert page.count("</form>") == 3  # the verdicts', the log-out button's and the keys'
 
     def test_shows_admins_every_model(self, client, model):
         client.force_login(UserFactory(is_staff=True))
@@ -306,10 +320,13 @@ class TestJudgement:
         assert response.status_code == 403
         assert "open for too long" in response.text
 
-    def test_goes_back_to_the_pair_after_a_login_in_between(self, visitor, model, labeler):
+    def test_shows_the_pair_after_a_login_in_between(self, visitor, model, labeler):
         lease = leased(model, labeler)
 
-        assert visitor.get(judgement_url(lease)).url == judge_url(model)
+        page = visitor.get(judgement_url(lease))
+
+        assert page.context["card"].assignment == lease
+        assert not page.context["is_revision"]
 
     def test_reloads_the_page_when_the_session_is_over(self, client, model, labeler):
         lease = leased(model, labeler)
@@ -405,8 +422,8 @@ READY = {"environment": {"state": "ready"}, "base": {"state": "done"}, "engine":
 
 
 class TestWaiting:
-    def page(self, visitor, model, **query):
-        return visitor.get(judge_url(model), query, headers=HTMX if query else {})
+    def page(self, visitor, model):
+        return visitor.get(judge_url(model))
 
     def test_shows_the_start_of_the_engine_and_how_long_it_takes(self, visitor, model, start):
         running = {
@@ -463,22 +480,14 @@ class TestWaiting:
     def test_is_not_painted_again_until_it_changes(self, visitor, model, start):
         start(**READY)
         PromptFactory(model=model)
-        seen = self.page(visitor, model).context["waiting"].fingerprint
+        seen = self.page(visitor, model).context["screen"].waiting.fingerprint
+        url = reverse("judge_next", args=[model.slug])
 
-        assert self.page(visitor, model, seen=seen).status_code == 204
+        assert visitor.post(url, {"seen": seen}).status_code == 204
+        assert visitor.post(url).status_code == 204
 
         PairFactory(prompt__model=model)
-        assert self.page(visitor, model, seen=seen).status_code == 200
-
-    def test_stops_asking_when_a_pair_is_there(self, visitor, model, start):
-        start(**READY)
-        queued(model, "Mine.", "Yours.")
-
-        response = self.page(visitor, model, seen="0")
-
-        assert response.status_code == 286
-        assert "Mine." in response.text
-        assert QueueEntry.objects.get().leased == 1
+        assert "judged everything" in visitor.post(url, {"seen": seen}).text
 
     def test_reloads_without_javascript(self, visitor, model, start):
         start()
@@ -500,3 +509,222 @@ class TestGuidelines:
         queued(model)
 
         assert "Guidelines" not in visitor.get(judge_url(model)).text
+
+
+JSON = {"Accept": "application/json"}
+
+
+def url_of(name, assignment):
+    return reverse(name, args=[assignment.pair.prompt.model.slug, assignment.uuid])
+
+
+def statements(captured):
+    """Return what was asked of the database, without the beginnings and ends of transactions."""
+    marks = ("SAVEPOINT", "RELEASE", "BEGIN", "COMMIT")
+    return [query["sql"] for query in captured if not query["sql"].startswith(marks)]
+
+
+class TestJudgementFromThePage:
+    SAID = {
+        "verdict": "left",
+        "reasons": ["clear", "safe"],
+        "note": "Mine.",
+        "active_ms": "1200",
+        "by": "key",
+    }
+
+    def said(self, visitor, lease, **fields):
+        return visitor.post(judgement_url(lease), self.SAID | fields, headers=JSON)
+
+    def test_keeps_all_that_was_said(self, visitor, model, labeler):
+        lease = leased(model, labeler)
+        shown_at = timezone.now() - timedelta(seconds=9)
+
+        answer = self.said(visitor, lease, shown_at=shown_at.isoformat())
+
+        assert answer.json() == {
+            "verdict": "left", "revision": 1, "is_new": True, "today": 1, "in_all": 1,
+        }  # fmt: skip
+        judgement = Judgement.objects.get()
+        assert judgement.reasons == ["clear", "safe"]
+        assert judgement.note == "Mine."
+        assert judgement.active_ms == 1200
+        assert judgement.shown_at == shown_at
+        assert judgement.input == "key"
+
+    def test_says_which_one_stands_when_another_comes(self, visitor, model, labeler):
+        lease = leased(model, labeler)
+        self.said(visitor, lease)
+
+        answer = self.said(visitor, lease, verdict="right").json()
+
+        assert (answer["verdict"], answer["is_new"]) == ("left", False)
+
+    def test_revises(self, visitor, model, labeler):
+        lease = leased(model, labeler)
+        self.said(visitor, lease)
+
+        answer = self.said(visitor, lease, verdict="right", revise="1").json()
+
+        assert (answer["verdict"], answer["revision"], answer["in_all"]) == ("right", 2, 1)
+
+    @pytest.mark.parametrize("shown_at", ["", "yesterday", "2026-13-45", "1999-01-01T00:00:00Z"])
+    def test_survives_a_broken_clock(self, visitor, model, labeler, shown_at):
+        lease = leased(model, labeler)
+
+        assert self.said(visitor, lease, shown_at=shown_at).status_code == 200
+        assert Judgement.objects.get().shown_at is None
+
+    @pytest.mark.parametrize(
+        ("fields", "why"),
+        [
+            ({"verdict": "best"}, "no such verdict"),
+            ({"reasons": ["pretty"]}, "no such reason"),
+            ({"note": "x" * 5001}, "Shorten it"),
+        ],
+    )
+    def test_says_what_is_wrong(self, visitor, model, labeler, fields, why):
+        lease = leased(model, labeler)
+
+        answer = self.said(visitor, lease, **fields)
+
+        assert answer.status_code == 422
+        assert answer.json()["code"] == "invalid"
+        assert why in answer.json()["detail"]
+
+    def test_says_in_json_what_is_not_there(self, client, model, labeler):
+        lease = leased(model, labeler)
+        client.force_login(MembershipFactory(model=model).user)
+
+        answer = self.said(client, lease)
+
+        assert answer.status_code == 404
+        assert answer.json()["code"] == "not_found"
+
+    def test_costs_six_statements_at_most(self, visitor, model, labeler):
+        lease = leased(model, labeler)
+
+        with CaptureQueriesContext(connection) as captured:
+            self.said(visitor, lease)
+
+        assert len(statements(captured)) <= 6
+
+
+class TestRevision:
+    def test_shows_what_was_said_and_leads_back(self, visitor, model, labeler):
+        lease = leased(model, labeler)
+        visitor.post(
+            judgement_url(lease), {"verdict": "left", "reasons": ["clear"], "note": "Mine."}
+        )
+
+        page = visitor.get(judgement_url(lease)).text
+
+        assert 'name="revise" value="1"' in page
+        assert re.search(r'value="clear"\s+checked', page)
+        assert "Mine." in page
+        assert "verdict is-said" in page
+        visitor.post(judgement_url(lease), {"verdict": "right", "revise": "1"})
+        assert Judgement.objects.latest("revision").verdict == "right"
+
+
+class TestNext:
+    def ask(self, visitor, model, **fields):
+        return visitor.post(reverse("judge_next", args=[model.slug]), fields)
+
+    def test_is_a_card_that_the_page_does_not_have(self, visitor, model, labeler):
+        first = leased(model, labeler, "One.", "Two.")
+        queued(model, "Three.", "Four.")
+
+        page = self.ask(visitor, model, have=[str(first.uuid)]).text
+
+        assert "Three." in page
+        assert "One." not in page
+        assert "<html" not in page
+        assert "csrf" not in page
+
+    def test_takes_nonsense_for_nothing(self, visitor, model, labeler):
+        first = leased(model, labeler)
+
+        assert str(first.uuid) in self.ask(visitor, model, have=["x", ""], shown="y").text
+
+    def test_comes_as_it_is_read(self, visitor, model):
+        queued(model, "**Bold**", "plain")
+
+        assert "**Bold**" in self.ask(visitor, model, **{"as": "raw"}).text
+
+    def test_costs_six_statements_at_most(self, visitor, model, labeler):
+        first = leased(model, labeler)
+        queued(model)
+
+        with CaptureQueriesContext(connection) as captured:
+            assert self.ask(visitor, model, have=[str(first.uuid)]).status_code == 200
+
+        assert len(statements(captured)) <= 6
+
+
+class TestKeep:
+    def test_tells_what_is_still_held(self, visitor, model, labeler):
+        lease = leased(model, labeler)
+        other = leased(model, MembershipFactory(model=model).user)
+        url = reverse("judge_keep", args=[model.slug])
+
+        held = visitor.post(url, {"shown": str(lease.uuid), "waiting": [str(other.uuid)]}).json()
+
+        assert held == {"held": [str(lease.uuid)]}
+
+    def test_tells_who_is_logged_in(self, visitor, model, labeler):
+        answer = visitor.get(reverse("judge_keep", args=[model.slug])).json()
+
+        assert answer["user"] == labeler.pk
+        assert answer["token"]
+
+
+class TestOthers:
+    def test_set_aside(self, visitor, model, labeler):
+        lease = leased(model, labeler)
+        queued(model, "Next.", "b")
+
+        answer = visitor.post(url_of("judgement_later", lease), headers=JSON)
+
+        assert answer.json() == {}
+        assert "Next." in visitor.get(judge_url(model)).text
+
+    def test_refuse_to_set_everything_aside(self, visitor, model, labeler):
+        for _ in range(20):
+            visitor.post(url_of("judgement_later", leased(model, labeler)), headers=JSON)
+        lease = leased(model, labeler)
+
+        answer = visitor.post(url_of("judgement_later", lease), headers=JSON)
+
+        assert answer.status_code == 409
+        assert answer.json()["code"] == "too_many_set_aside"
+        # And without a script it is on the next page.
+        page = visitor.post(url_of("judgement_later", lease), follow=True).text
+        assert "put off 20 pairs" in page
+
+    def test_flag(self, visitor, model, labeler):
+        lease = leased(model, labeler)
+
+        assert visitor.post(url_of("judgement_flag", lease), headers=JSON).json() == {}
+
+    def test_undo_tells_what_was_said_and_what_comes_before(self, visitor, model, labeler):
+        before, last = leased(model, labeler), None
+        visitor.post(judgement_url(before), {"verdict": "left"})
+        last = leased(model, labeler)
+        visitor.post(judgement_url(last), {"verdict": "tie", "note": "Hm."})
+
+        answer = visitor.post(undo_url(last), headers=JSON).json()
+
+        assert answer == {
+            "judged_last": str(before.uuid),
+            "said": {"verdict": "tie", "reasons": [], "note": "Hm."},
+        }
+
+    def test_view_shows_both_answers_in_another_way(self, visitor, model, labeler):
+        lease = leased(model, labeler, "**Bold**", "plain")
+
+        page = visitor.get(url_of("judge_view", lease), {"as": "raw"}).text
+
+        assert "**Bold**" in page
+        assert page.strip().startswith('<div class="panes"')
+        assert "<strong>" in visitor.get(url_of("judge_view", lease), {"as": "x"}).text

@@ -61,6 +61,12 @@ def log_in(live_server):
 
 
 @pytest.fixture
+def judge_url(live_server, model):
+    """The judging screen of the model."""
+    return f"{live_server.url}/models/{model.slug}/judge/"
+
+
+@pytest.fixture
 def complaints():
     """What a page said in its console; a test that expects a complaint clears the list."""
     return []
@@ -74,4 +80,7 @@ def quiet_page(context, complaints):
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
     yield page
+    # A page that asks for pairs now and then would hold rows that are about to be emptied.
+    for open_page in context.pages:
+        open_page.close()
     assert complaints == []

@@ -1,3 +1,5 @@
+"""The judging screen as a person sees it: reading, buttons, the end of the queue, without JavaScript."""
+
 from __future__ import annotations
 
 import re
@@ -5,33 +7,11 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from annotate.models import Judgement, Verdict
-from tests.factories import (
-    PASSWORD,
-    CompletionFactory,
-    PairFactory,
-    PromptFactory,
-    QueueEntryFactory,
-)
+from annotate.models import Assignment, Judgement, Verdict
+from tests.e2e.judging import ended, judge, question, queued, queued_many, ready, saved, verdict
+from tests.factories import PASSWORD
 
 pytestmark = [pytest.mark.e2e, pytest.mark.django_db(transaction=True)]
-
-
-def queued(model, question, *texts):
-    """Queue a pair for a question."""
-    prompt = PromptFactory(model=model, messages=[{"role": "user", "content": question}])
-    first, second = (CompletionFactory(prompt=prompt, text=text) for text in texts or ("a", "b"))
-    return QueueEntryFactory(pair=PairFactory(prompt=prompt, first=first, second=second)).pair
-
-
-def verdict(page, label):
-    """Find a verdict's button."""
-    return page.get_by_role("button", name=label, exact=True)
-
-
-@pytest.fixture
-def judge_url(live_server, model):
-    return f"{live_server.url}/models/{model.slug}/judge/"
 
 
 @pytest.fixture
@@ -41,19 +21,11 @@ def page(quiet_page, log_in, context, labeler):
     return quiet_page
 
 
-def press(page, key):
-    """Press a key on a pair that was looked at, and wait for what follows."""
-    page.wait_for_timeout(400)
-    page.evaluate("document.querySelector('#judge').dataset.before = ''")
-    page.keyboard.press(key)
-    expect(page.locator("#judge[data-before]")).to_have_count(0)
-
-
 class TestJudge:
     def test_takes_a_login_and_three_verdicts(self, quiet_page, live_server, model, labeler):
         page = quiet_page
-        for question in ("One?", "Two?", "Three?"):
-            queued(model, question)
+        for text in ("One?", "Two?", "Three?"):
+            queued(model, text)
         page.goto(live_server.url)
         page.get_by_label("Name").fill(labeler.username)
         page.get_by_label("Password").fill(PASSWORD)
@@ -64,85 +36,100 @@ class TestJudge:
 
         seen = set()
         for label in (Verdict.LEFT_MUCH.label, Verdict.TIE.label, Verdict.BOTH_BAD.label):
-            seen.add(page.locator(".prompt-text").inner_text())
-            uuid = page.locator("#judge").get_attribute("action")
-            # Past the guard against double clicks.
-            page.wait_for_timeout(400)
+            ready(page)
+            seen.add(question(page))
             verdict(page, label).click()
-            expect(page.locator(f'#judge[action="{uuid}"]')).to_have_count(0)
 
-        expect(page.get_by_role("heading", level=1)).to_have_text(
-            "You have judged everything that waits"
-        )
+        ended(page)
+        saved(page)
         assert seen == {"One?", "Two?", "Three?"}
         assert page.evaluate("window.stayed") is True
         assert {judgement.verdict for judgement in Judgement.objects.all()} == {
             Verdict.LEFT_MUCH, Verdict.TIE, Verdict.BOTH_BAD,
         }  # fmt: skip
         assert all(judgement.active_ms > 0 for judgement in Judgement.objects.all())
+        expect(page.locator("[data-today]").last).to_have_text("3 today")
+
+    def test_holds_two_pairs_that_were_not_seen(self, page, judge_url, model):
+        queued_many(model, 5)
+
+        page.goto(judge_url)
+        page.wait_for_load_state("networkidle")
+
+        assert Assignment.objects.count() == 3
+        assert page.locator("[data-uuid]").count() == 1
 
     @pytest.mark.parametrize("gap_ms", [0, 60, 200])
     def test_counts_a_double_click_once(self, page, judge_url, model, gap_ms):
-        for question in ("One?", "Two?", "Three?"):
-            queued(model, question)
+        queued_many(model, 3)
         page.goto(judge_url)
+        ready(page)
         box = verdict(page, Verdict.LEFT.label).bounding_box()
-        first = page.locator(".prompt-text").inner_text()
 
         page.mouse.move(box["x"] + 20, box["y"] + 20)
         page.mouse.click(box["x"] + 20, box["y"] + 20)
         page.wait_for_timeout(gap_ms)
         page.mouse.click(box["x"] + 20, box["y"] + 20, click_count=2)
 
-        expect(page.locator(".prompt-text")).not_to_have_text(first)
         page.wait_for_timeout(500)
+        saved(page)
         assert Judgement.objects.count() == 1
 
     def test_hints_at_nothing_where_the_pointer_was_left(self, page, judge_url, model):
-        queued(model, "One?")
-        queued(model, "Two?")
+        queued_many(model, 2)
         page.goto(judge_url)
-        first = page.locator(".prompt-text").inner_text()
+        ready(page)
         plain = verdict(page, Verdict.LEFT.label)
         background = plain.evaluate("button => getComputedStyle(button).backgroundColor")
 
         plain.click()
 
-        expect(page.locator(".prompt-text")).not_to_have_text(first)
-        # Long enough for the browser to notice what lies under the pointer now.
-        page.wait_for_timeout(300)
+        ready(page)
         expect(plain).to_have_css("background-color", background)
         page.mouse.move(*[plain.bounding_box()[axis] + 30 for axis in "xy"])
         expect(plain).not_to_have_css("background-color", background)
 
-    def test_moves_focus_to_the_next_prompt(self, page, judge_url, model):
-        queued(model, "One?")
-        queued(model, "Two?")
+    def test_moves_focus_to_the_next_prompt_and_says_so(self, page, judge_url, model):
+        queued_many(model, 2)
         page.goto(judge_url)
-        first = page.locator(".prompt-text").inner_text()
+        ready(page)
+        page.evaluate("scrollTo(0, 9999)")
 
         verdict(page, Verdict.RIGHT.label).press("Enter")
 
-        expect(page.locator(".prompt-text")).not_to_have_text(first)
-        expect(page.locator(".prompt")).to_be_focused()
+        expect(page.locator("[data-prompt]")).to_be_focused()
+        expect(page.locator("[data-said]")).to_contain_text("Right, slightly better")
+        assert page.evaluate("scrollY") == 0
 
-    def test_says_so_when_a_verdict_did_not_arrive(self, page, judge_url, model, complaints):
-        queued(model, "One?", "a", "b")
+    def test_keeps_the_bar_where_it_is(self, page, judge_url, model):
+        queued(model, "Short?", "a", "b")
+        queued(model, "Long?", "long " * 2000, "b\n\n" * 200)
+        queued(model, "Short again?", "c", "d")
         page.goto(judge_url)
-        page.route("**/judge/*/", lambda route: route.fulfill(status=503))
+        boxes = []
+        for _ in range(3):
+            ready(page)
+            boxes.append(verdict(page, Verdict.TIE.label).bounding_box())
+            page.keyboard.press("d")
 
-        verdict(page, Verdict.LEFT.label).click()
+        assert boxes[0] == boxes[1] == boxes[2]
 
-        expect(page.get_by_role("alert")).to_contain_text("nothing was recorded")
-        expect(verdict(page, Verdict.LEFT.label)).to_be_enabled()
-        assert complaints
-        complaints.clear()
+    def test_shows_the_prompt_in_one_line_while_it_is_scrolled_away(self, page, judge_url, model):
+        queued(model, "What was it again?\n\nMore of it.", "long " * 3000, "b")
+        page.goto(judge_url)
+        line = page.locator("[data-prompt-line]")
+        expect(line).to_be_hidden()
+
+        page.mouse.wheel(0, 700)
+
+        expect(line).to_be_visible()
+        expect(line).to_have_text("What was it again? More of it.")
 
     def test_runs_nothing_that_a_model_wrote(self, page, judge_url, model):
         hostile = (
             "<script>window.hit = 1</script><img src=x onerror='window.hit = 1'>"
             "\n\n[x](javascript:window.hit=1) ![x](https://evil.example/x.png)"
-            "\n\n<div hx-get='/admin/' hx-trigger='load'>x</div>"
+            "\n\n<div hx-get='/admin/' hx-trigger='load' data-do='left'>x</div>"
             "\n\n```html\n<script>window.hit = 1</script>\n```"
         )
         queued(model, hostile, hostile, hostile + " ")
@@ -150,13 +137,15 @@ class TestJudge:
         asked = []
         page.on("request", lambda request: asked.append(request.url))
         page.goto(judge_url)
-        first = page.locator(".prompt-text").inner_text()
-        verdict(page, Verdict.CANNOT_JUDGE.label).click()
-        # Also what htmx swaps in.
-        expect(page.locator(".prompt-text")).not_to_have_text(first)
+        # Also the card that was fetched, and the other views.
+        judge(page, "x")
+        ready(page)
+        page.keyboard.press("v")
+        page.keyboard.press("r")
+        page.wait_for_load_state("networkidle")
 
         assert page.evaluate("window.hit") is None
-        assert page.locator(".prose script, .prose img, .prose [hx-get]").count() == 0
+        assert page.locator(".pair :is(script, img, [hx-get], [data-do])").count() == 0
         assert [url for url in asked if "evil.example" in url or "/admin/" in url] == []
 
     @pytest.mark.parametrize("width", [360, 390])
@@ -164,178 +153,197 @@ class TestJudge:
         wide = (
             f"{'x' * 400}\n\n```\n{'y' * 400}\n```\n\n| {'z' * 300} | b |\n| --- | --- |\n| c | d |"
         )
-        queued(model, "Unbroken" * 50, wide, "short")
+        for text in ("Unbroken" * 50, "Again"):
+            queued(model, text, wide, "short")
         page.set_viewport_size({"width": width, "height": 844})
 
         page.goto(judge_url)
 
         assert page.evaluate("document.documentElement.scrollWidth") == width
-        for button in page.get_by_role(
-            "button", name=re.compile("Left|Right|good|bad|judge")
-        ).all():
+        for button in page.locator(".bar :is(.verdict, .tool)").all():
             box = button.bounding_box()
             assert box["height"] >= 44
             assert box["width"] >= 44
             # Within reach without scrolling.
             assert box["y"] + box["height"] <= 844
+        expect(page.get_by_role("link", name="Right is below")).to_be_visible()
+        # And with the reasons of a judgement.
+        judge(page, "s")
+        ready(page)
+        assert page.evaluate("document.documentElement.scrollWidth") == width
 
+    def test_shows_both_answers_side_by_side_on_a_wide_screen(self, page, judge_url, model):
+        queued(model, "Wide?")
+        page.set_viewport_size({"width": 2560, "height": 1440})
 
-class TestKeys:
-    KEYS = {
-        "a": Verdict.LEFT_MUCH,
-        "s": Verdict.LEFT,
-        "d": Verdict.TIE,
-        "f": Verdict.RIGHT,
-        "g": Verdict.RIGHT_MUCH,
-        "x": Verdict.BOTH_BAD,
-        "q": Verdict.CANNOT_JUDGE,
-    }
-
-    def test_judge_ten_pairs_with_every_verdict(self, page, judge_url, model):
-        for number in range(10):
-            queued(model, f"Number {number}?")
         page.goto(judge_url)
-        keys = "asdfgxqads"
 
-        for key in keys:
-            press(page, key)
+        left, right = (pane.bounding_box() for pane in page.locator("[data-pane]").all())
+        assert left["y"] == right["y"]
+        assert left["width"] == right["width"] > 700
+        assert page.evaluate("document.documentElement.scrollWidth") == 2560
 
-        expect(page.get_by_role("heading", level=1)).to_have_text(
-            "You have judged everything that waits"
+    def test_reads_from_right_to_left_where_the_text_does(self, page, judge_url, model):
+        queued(
+            model, "لماذا السماء زرقاء؟", "لأن الهواء يبعثر الضوء الأزرق.", "Because of scattering."
         )
-        said = Judgement.objects.order_by("judged_at").values_list("verdict", flat=True)
-        assert list(said) == [self.KEYS[key] for key in keys]
-        for judgement in Judgement.objects.exclude(winner=None):
-            is_left = "left" in judgement.verdict
-            lease = judgement.assignment
-            assert judgement.winner_id == (lease.left if is_left else lease.right).pk
+        page.goto(judge_url)
 
-    def test_bring_the_last_pair_back(self, page, judge_url, model):
+        directions = page.locator(".pane-text p").evaluate_all(
+            "all => all.map((one) => getComputedStyle(one).direction)"
+        )
+        assert sorted(directions) == ["ltr", "rtl"]
+
+    def test_opens_diff_and_raw_and_remembers_which(self, page, judge_url, model):
+        queued(model, "One?", "It is **one** thing.", "It is **another** thing.")
+        queued(model, "Two?", "It is *red*.", "It is *blue*.")
+        page.goto(judge_url)
+        ready(page)
+
+        page.keyboard.press("r")
+
+        expect(page.locator("[data-pane]").first).to_contain_text("**")
+        judge(page, "d")
+        ready(page)
+        # The next one came as this one was read.
+        expect(page.locator("[data-pane]").first).to_contain_text("*")
+        page.get_by_role("button", name="Raw").click()
+        expect(page.locator("[data-pane] em")).to_have_count(2)
+        page.keyboard.press("v")
+        expect(page.locator("[data-panes]")).to_have_attribute("data-shown", "diff")
+        expect(page.get_by_role("button", name="Diff")).to_have_attribute("aria-pressed", "true")
+
+    def test_scrolls_the_answers_apart_when_asked(self, page, judge_url, model):
+        queued(model, "Long?", "left " * 3000, "right " * 3000)
+        page.goto(judge_url)
+        ready(page)
+
+        page.keyboard.press("y")
+        left, right = page.locator("[data-pane]").all()
+        left.focus()
+        page.keyboard.press("j")
+
+        page.wait_for_function("document.querySelector('#left').scrollTop > 50")
+        assert right.evaluate("pane => pane.scrollTop") == 0
+        page.keyboard.press("y")
+        page.keyboard.press("j")
+        page.wait_for_function("scrollY > 50")
+
+
+class TestNotes:
+    def test_go_out_with_the_verdict(self, page, judge_url, model):
+        queued_many(model, 2)
+        page.goto(judge_url)
+        ready(page)
+
+        page.keyboard.press("e")
+        page.keyboard.type("a good sad fax")
+        page.keyboard.press("Control+Enter")
+        page.keyboard.press("s")
+
+        ready(page)
+        saved(page)
+        judgement = Judgement.objects.get()
+        assert judgement.note == "a good sad fax"
+        assert judgement.verdict == Verdict.LEFT
+        expect(page.locator("#note")).to_have_value("")
+
+    def test_stay_when_escape_leads_back(self, page, judge_url, model):
         queued(model, "One?")
-        queued(model, "Two?")
         page.goto(judge_url)
-        first = page.locator(".prompt-text").inner_text()
-        sides = page.locator(".pane-text").all_inner_texts()
-        press(page, "a")
+        ready(page)
 
-        press(page, "z")
+        page.keyboard.press("e")
+        page.keyboard.type("zxq")
+        page.keyboard.press("Escape")
 
-        expect(page.locator(".prompt-text")).to_have_text(first)
-        assert page.locator(".pane-text").all_inner_texts() == sides
-        expect(page.get_by_role("status")).to_contain_text(
-            f"You had said: {Verdict.LEFT_MUCH.label}."
-        )
-        press(page, "g")
-        press(page, "d")
-        # Also when nothing waits any more.
-        press(page, "z")
-        press(page, "z")
-        expect(page.locator(".prompt-text")).to_have_text(first)
-        assert list(Judgement.objects.order_by("pk").values_list("verdict", flat=True)) == [
-            "left_much", "", "right_much", "tie", "", "",
-        ]  # fmt: skip
+        expect(page.locator("#note")).to_be_hidden()
+        assert not Judgement.objects.exists()
+        page.keyboard.press("e")
+        expect(page.locator("#note")).to_have_value("zxq")
+        expect(page.locator("#note")).to_be_focused()
 
-    def test_undo_at_once_but_judge_nothing_unread(self, page, judge_url, model):
-        queued(model, "One?")
-        queued(model, "Two?")
+    def test_can_be_written_on_the_last_judgement(self, page, judge_url, model):
+        queued_many(model, 2)
         page.goto(judge_url)
-        first = page.locator(".prompt-text").inner_text()
-        # Pressed in the moment in which the next pair is painted.
-        page.evaluate(
-            """() => document.body.addEventListener("htmx:afterSettle", () => {
-              for (const key of ["d", "z"]) {
-                document.body.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
-              }
-            }, { once: true })"""
-        )
+        said = judge(page, "s")
 
+        page.get_by_role("button", name="Note on your last judgement").click()
+        page.keyboard.type("because")
+        page.keyboard.press("Escape")
+
+        page.wait_for_timeout(1000)
+        saved(page)
+        last = Judgement.objects.order_by("-pk").first()
+        assert (str(last.assignment_id), last.note) == (next(iter(said)), "because")
+        expect(page.locator("#note")).to_have_value("")
+
+
+class TestReasons:
+    def test_belong_to_the_judgement_before(self, page, judge_url, model):
+        queued_many(model, 3)
+        page.goto(judge_url)
+        said = judge(page, "s")
+        ready(page)
+
+        page.keyboard.press("1")
+        page.keyboard.press("3")
+        page.keyboard.press("5")
+        page.keyboard.press("3")
+
+        page.wait_for_timeout(1000)
+        saved(page)
+        uuid = next(iter(said))
+        last = Judgement.objects.filter(assignment=uuid).latest("revision")
+        assert last.reasons == ["correct", "brief"]
+        assert last.verdict == Verdict.LEFT
+        # Four presses are one revision.
+        assert last.revision == 2
+
+    def test_say_why_somebody_cannot_judge(self, page, judge_url, model):
+        queued_many(model, 2)
+        page.goto(judge_url)
+        ready(page)
+
+        page.keyboard.press("q")
+        page.keyboard.press("Escape")
+        page.keyboard.press("q")
         page.keyboard.press("a")
+        page.keyboard.press("2")
 
-        expect(page.get_by_role("status")).to_contain_text("You took this one back")
-        expect(page.locator(".prompt-text")).to_have_text(first)
-        assert not Judgement.objects.filter(verdict="tie").exists()
+        ready(page)
+        saved(page)
+        judgement = Judgement.objects.get()
+        assert (judgement.verdict, judgement.reasons) == (Verdict.CANNOT_JUDGE, ["broken"])
 
-    @pytest.mark.parametrize(
-        "chord", ["Control+x", "Shift+A", "Alt+d", "Meta+g", "w", "Enter", "1"]
-    )
-    def test_leave_other_keys_alone(self, page, judge_url, model, chord):
-        queued(model, "One?")
+    def test_are_not_asked_for_where_no_answer_is_better(self, page, judge_url, model):
+        queued_many(model, 2)
         page.goto(judge_url)
+        judge(page, "x")
+        ready(page)
 
-        page.keyboard.press(chord)
-        page.wait_for_timeout(200)
+        expect(page.locator("[data-chips]")).to_be_hidden()
+        page.keyboard.press("1")
 
-        assert not Judgement.objects.exists()
+        saved(page)
+        assert Judgement.objects.get().reasons == []
 
-    def test_are_letters_in_a_text_field(self, page, judge_url, model):
-        queued(model, "One?")
+
+class TestLater:
+    def test_comes_back_when_nothing_else_waits(self, page, judge_url, model):
+        queued_many(model, 3)
         page.goto(judge_url)
-        page.evaluate("document.querySelector('.panes').append(document.createElement('textarea'))")
+        first = ready(page)
 
-        page.locator("textarea").press_sequentially("as good as")
+        page.keyboard.press("n")
+        said = judge(page, "dd")
 
-        expect(page.locator("textarea")).to_have_value("as good as")
-        assert not Judgement.objects.exists()
-
-    def test_count_once_while_held_down(self, page, judge_url, model):
-        for question in ("One?", "Two?", "Three?"):
-            queued(model, question)
-        page.goto(judge_url)
-        first = page.locator(".prompt-text").inner_text()
-
-        # Playwright repeats a key that is down already.
-        for _ in range(20):
-            page.keyboard.down("s")
-            page.wait_for_timeout(30)
-        page.keyboard.up("s")
-
-        expect(page.locator(".prompt-text")).not_to_have_text(first)
-        page.wait_for_timeout(300)
-        assert Judgement.objects.count() == 1
-
-    def test_count_once_while_a_vote_is_under_way(self, page, judge_url, model):
-        for question in ("One?", "Two?", "Three?"):
-            queued(model, question)
-        page.goto(judge_url)
-        first = page.locator(".prompt-text").inner_text()
-        held = []
-
-        def hold(route):
-            held.append(route)
-
-        page.route("**/judge/*/", hold)
-
-        for key in "sdfgxqz":
-            page.keyboard.press(key)
-        expect(verdict(page, Verdict.LEFT.label)).to_be_disabled()
-        (only,) = held
-        only.continue_()
-
-        expect(page.locator(".prompt-text")).not_to_have_text(first)
-        page.wait_for_timeout(300)
-        assert Judgement.objects.get().verdict == Verdict.LEFT
-
-    def test_go_by_place_where_there_are_no_such_letters(self, page, judge_url, model):
-        queued(model, "One?")
-        page.goto(judge_url)
-
-        page.evaluate(
-            """() => document.body.dispatchEvent(
-              new KeyboardEvent("keydown", { key: "\u0444", code: "KeyA", bubbles: true }))"""
-        )
-
-        expect(page.locator(".prompt-text")).to_have_count(0)
-        assert Judgement.objects.get().verdict == Verdict.LEFT_MUCH
-
-    def test_are_on_the_buttons(self, page, judge_url, model):
-        queued(model, "One?")
-        page.goto(judge_url)
-
-        for key, choice in self.KEYS.items():
-            button = verdict(page, choice.label)
-            expect(button).to_have_attribute("aria-keyshortcuts", key.upper())
-            expect(button.locator("kbd")).to_be_visible()
-            expect(button.locator("kbd")).to_have_text(key.upper())
+        assert first not in said
+        assert ready(page) == first
+        page.keyboard.press("d")
+        ended(page)
+        saved(page)
+        assert Judgement.objects.count() == 3
 
 
 class TestTouch:
@@ -346,18 +354,19 @@ class TestTouch:
         }  # fmt: skip
 
     def test_shows_no_keys(self, page, judge_url, model):
-        queued(model, "One?")
-        queued(model, "Two?")
+        queued_many(model, 2)
         page.goto(judge_url)
-        first = page.locator(".prompt-text").inner_text()
+        first = ready(page)
 
         verdict(page, Verdict.LEFT.label).tap()
 
-        expect(page.locator(".prompt-text")).not_to_have_text(first)
-        expect(page.locator("kbd").first).to_be_hidden()
-        page.wait_for_timeout(400)
+        assert ready(page) != first
+        expect(page.locator(".bar kbd").first).to_be_hidden()
         page.get_by_role("button", name="Undo").tap()
-        expect(page.locator(".prompt-text")).to_have_text(first)
+        assert ready(page) == first
+        verdict(page, Verdict.CANNOT_JUDGE.label).tap()
+        page.get_by_role("button", name="Not my field").tap()
+        saved(page)
 
 
 class TestWaiting:
@@ -367,8 +376,21 @@ class TestWaiting:
 
         queued(model, "Here at last?")
 
-        expect(page.locator(".prompt-text")).to_have_text("Here at last?", timeout=6000)
-        expect(page).to_have_title(re.compile("^Judge"))
+        expect(page.locator("[data-prompt-text]")).to_have_text("Here at last?", timeout=8000)
+        expect(page).to_have_title(re.compile("^\\s*Judge"))
+        judge(page, "d")
+        ended(page)
+        expect(page).to_have_title(re.compile("^\\s*Waiting"))
+
+    def test_lets_the_last_one_be_taken_back(self, page, judge_url, model):
+        queued(model, "One?")
+        page.goto(judge_url)
+        said = judge(page, "d")
+        ended(page)
+
+        page.keyboard.press("z")
+
+        assert ready(page) in said
 
 
 class TestWithoutJavaScript:
@@ -377,33 +399,47 @@ class TestWithoutJavaScript:
         return browser_context_args | {"java_script_enabled": False}
 
     def test_takes_verdicts_all_the_same(self, page, judge_url, model):
-        queued(model, "One?")
-        queued(model, "Two?")
+        queued_many(model, 2)
         page.goto(judge_url)
-        first = page.locator(".prompt-text").inner_text()
+        first = question(page)
+        expect(page.get_by_role("button", name="Raw")).to_be_hidden()
 
         verdict(page, Verdict.RIGHT_MUCH.label).click()
 
-        expect(page.locator(".prompt-text")).not_to_have_text(first)
-        assert Judgement.objects.get().verdict == Verdict.RIGHT_MUCH
+        assert question(page) != first
+        judgement = Judgement.objects.get()
+        assert judgement.verdict == Verdict.RIGHT_MUCH
 
-    def test_undoes_all_the_same(self, page, judge_url, model):
-        queued(model, "One?")
-        queued(model, "Two?")
+    def test_takes_a_note(self, page, judge_url, model):
+        queued_many(model, 2)
         page.goto(judge_url)
-        first = page.locator(".prompt-text").inner_text()
+
+        page.locator("summary", has_text="Note").click()
+        page.get_by_label("A note on this pair").fill("Both too long.")
         verdict(page, Verdict.TIE.label).click()
-        expect(page.locator(".prompt-text")).not_to_have_text(first)
+
+        assert Judgement.objects.get().note == "Both too long."
+
+    def test_sets_aside_and_undoes(self, page, judge_url, model):
+        queued_many(model, 2)
+        page.goto(judge_url)
+        first = question(page)
+        verdict(page, Verdict.TIE.label).click()
+        second = question(page)
+        assert second != first
 
         page.get_by_role("button", name="Undo").click()
 
-        expect(page.locator(".prompt-text")).to_have_text(first)
-        expect(page.get_by_role("status")).to_contain_text("You took this one back")
+        assert question(page) == first
+        expect(page.get_by_role("status").filter(has_text="You took this one back")).to_be_visible()
+        page.get_by_role("button", name="Later").click()
+        assert question(page) == second
         verdict(page, Verdict.LEFT.label).click()
+        assert question(page) == first
         verdict(page, Verdict.RIGHT.label).click()
         # Also when nothing waits any more.
-        page.get_by_role("button", name="Undo my last judgement").click()
-        expect(page.get_by_role("status")).to_contain_text(Verdict.RIGHT.label)
+        page.get_by_role("button", name="Undo").click()
+        expect(page.get_by_role("status").filter(has_text=Verdict.RIGHT.label)).to_be_visible()
 
     def test_offers_to_reload_while_waiting(self, page, judge_url, model):
         page.goto(judge_url)
@@ -447,7 +483,7 @@ CONTRAST = """
   while (walker.nextNode()) {
     const text = walker.currentNode.textContent.trim();
     const element = walker.currentNode.parentElement;
-    if (!text || !element.checkVisibility()) continue;
+    if (!text || !element.checkVisibility({ visibilityProperty: true }) || element.closest(":disabled")) continue;
     const [a, b] = [light(parse(getComputedStyle(element).color).slice(0, 3)), light(behind(element))];
     const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
     if (ratio < 4.5) poor.push(`${text}: ${ratio.toFixed(2)}`);

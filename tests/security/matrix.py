@@ -62,6 +62,8 @@ MATRIX = {
     "api-attacks": API_MEMBER,
     "history": MEMBER,
     "guidelines": MEMBER,
+    "judge_next": MEMBER,
+    "judge_keep": MEMBER,
     "api-model": API_MEMBER,
     "api-assignments": API_MEMBER,
     "api-history": API_MEMBER,
@@ -69,6 +71,9 @@ MATRIX = {
     "judgement": OWN,
     "history-judgement": OWN,
     "judgement_undo": OWN,
+    "judgement_later": OWN,
+    "judgement_flag": OWN,
+    "judge_view": OWN,
     "api-judgement": API_OWN,
     # Staff.
     "admin-login": (LOGIN, MISSING, MISSING, MISSING, MISSING),

@@ -1,0 +1,105 @@
+/* The pairs of this page: the one that is shown is in the document, the next ones are ready beside it, out of
+   the document and so out of reach of everything. A card that waits was not seen. */
+
+const AHEAD = 2;
+const LONGEST_PAUSE_MS = 15_000;
+
+/* One pair, as long as this page remembers it. */
+export class Card {
+  constructor(node) {
+    this.node = node;
+    this.uuid = node.dataset.uuid;
+    this.activeMs = 0;
+    this.shownAt = "";
+    this.note = "";
+    this.isFlagged = false;
+    /* What was said: {verdict, reasons, note}; also before it was taken back. */
+    const verdict = node.dataset.takenBackVerdict;
+    this.wasTakenBack = Boolean(verdict);
+    this.said = verdict && { verdict, reasons: [], note: "" };
+    const panes = this.panes;
+    /* The answers as text, as a diff, raw: each is fetched once. */
+    this.views = { [panes.dataset.shown]: panes };
+  }
+
+  get panes() {
+    return this.node.querySelector("[data-panes]");
+  }
+
+  show(view) {
+    if (this.views[view] !== this.panes) this.panes.replaceWith(this.views[view]);
+  }
+}
+
+export class Cards extends EventTarget {
+  waiting = [];
+  #isFilling = false;
+  #pause = 1000;
+  #timer;
+
+  /* `busy` lists pairs that must not come again: shown, or done and not yet known to the server. */
+  constructor({ net, busy, view }) {
+    super();
+    this.net = net;
+    this.busy = busy;
+    this.view = view;
+  }
+
+  take() {
+    return this.waiting.shift();
+  }
+
+  putBack(card) {
+    this.waiting.unshift(card);
+  }
+
+  /* Fetch until enough wait. `seen` names what a page without any pair says meanwhile. */
+  async fill(seen) {
+    if (this.#isFilling) return;
+    clearTimeout(this.#timer);
+    this.#isFilling = true;
+    while (this.waiting.length < AHEAD && (await this.#fetch(seen)));
+    this.#isFilling = false;
+  }
+
+  /* Go on asking when the network is back, or the server. */
+  later(ms = this.#pause) {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.fill(this.seenBy?.()), ms);
+  }
+
+  async #fetch(seen) {
+    const have = [...this.busy(), ...this.waiting.map((card) => card.uuid)];
+    const fields = [["as", this.view()], ...have.map((uuid) => ["have", uuid])];
+    if (seen !== undefined) fields.push(["seen", seen]);
+    const answer = await this.net.post("next/", fields, "text/html");
+    const node = answer.kind === "ok" ? elementOf(answer.text) : undefined;
+    const isOurs = answer.status === 204 || node?.matches("[data-uuid], [data-waiting]");
+    if (!isOurs) {
+      this.dispatchEvent(new CustomEvent("trouble", { detail: answer }));
+      this.later();
+      this.#pause = Math.min(this.#pause * 2, LONGEST_PAUSE_MS);
+      return false;
+    }
+    this.#pause = 1000;
+    const busy = [...this.busy(), ...this.waiting.map((card) => card.uuid)];
+    if (!node?.dataset.uuid || busy.includes(node.dataset.uuid)) {
+      this.dispatchEvent(new CustomEvent("nothing", { detail: node?.dataset.uuid ? undefined : node }));
+      return false;
+    }
+    this.waiting.push(new Card(node));
+    this.dispatchEvent(new Event("filled"));
+    return true;
+  }
+
+  /* Keep what the server still holds for this page. */
+  keep(held) {
+    this.waiting = this.waiting.filter((card) => held.includes(card.uuid));
+  }
+}
+
+export function elementOf(html) {
+  const template = document.createElement("template");
+  template.innerHTML = html;
+  return template.content.firstElementChild ?? undefined;
+}

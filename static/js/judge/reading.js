@@ -1,0 +1,110 @@
+/* How the pair is read: as text, diff or raw; both answers scrolling with the page, or each by itself; and what
+   was asked in one line while the prompt is out of sight. */
+
+import { elementOf } from "./cards.js";
+import { choose, chosen } from "./settings.js";
+
+const VIEWS = ["text", "diff", "raw"];
+/* Of the window's height, with some lines to find one's place again. */
+const STEP = 0.7;
+
+export class Reading {
+  #card;
+  #observer = new IntersectionObserver((entries) => this.#seen(entries.at(-1)));
+
+  constructor({ net, root }) {
+    this.net = net;
+    this.root = root;
+    this.view = chosen("shown", VIEWS);
+    this.scroll = chosen("scroll", ["together", "each"]);
+    this.#press();
+  }
+
+  /* The pair that is in the document now. */
+  async open(card) {
+    this.#observer.disconnect();
+    this.#card = card;
+    const text = card.node.querySelector("[data-prompt-text]");
+    // One line says enough to remember the whole.
+    card.node.querySelector("[data-prompt-line]").textContent = text.textContent.trim().replace(/\s+/g, " ").slice(0, 300);
+    this.#observer.observe(text);
+    this.#apply();
+    await this.#show();
+  }
+
+  close() {
+    this.#observer.disconnect();
+    this.#card = undefined;
+  }
+
+  /* Diff or raw on, or back to the text. */
+  async toggle(view) {
+    this.view = this.view === view ? "text" : view;
+    choose("shown", this.view);
+    this.#press();
+    await this.#show();
+  }
+
+  toggleScroll() {
+    this.scroll = this.scroll === "together" ? "each" : "together";
+    choose("scroll", this.scroll);
+    this.#press();
+    this.#apply();
+  }
+
+  by(direction) {
+    const own = this.#card?.panes.matches(".is-each") ? this.#panesMeant() : [];
+    if (own.length) for (const pane of own) pane.scrollBy(0, direction * pane.clientHeight * STEP);
+    else scrollBy(0, direction * innerHeight * STEP);
+  }
+
+  /* The pane with the focus or under the pointer; without one of these, both. */
+  #panesMeant() {
+    const panes = [...this.#card.panes.querySelectorAll("[data-pane]")];
+    const ways = [(pane) => pane.contains(document.activeElement), (pane) => pane.matches(":hover"), () => true];
+    return ways.map((way) => panes.filter(way)).find((meant) => meant.length);
+  }
+
+  async #show() {
+    const { view } = this;
+    const card = this.#card;
+    if (!card) return;
+    if (!card.views[view]) {
+      card.panes.setAttribute("aria-busy", "true");
+      const answer = await this.net.get(`${card.uuid}/view/?as=${view}`);
+      card.panes.removeAttribute("aria-busy");
+      const panes = answer.kind === "ok" ? elementOf(answer.text) : undefined;
+      // Away: the answers stay as they are.
+      if (!panes?.matches("[data-panes]")) return;
+      card.views[view] = panes;
+    }
+    if (this.view === view) card.show(view);
+    this.#apply();
+  }
+
+  #apply() {
+    const panes = this.#card?.panes;
+    if (!panes) return;
+    const isEach = this.scroll === "each";
+    panes.classList.toggle("is-each", isEach);
+    for (const pane of panes.querySelectorAll("[data-pane]")) {
+      // What scrolls must be reachable by key.
+      if (isEach) pane.tabIndex = 0;
+      else pane.removeAttribute("tabindex");
+    }
+  }
+
+  #press() {
+    for (const [name, isOn] of [
+      ["diff", this.view === "diff"],
+      ["raw", this.view === "raw"],
+      ["sync", this.scroll === "each"],
+    ]) {
+      this.root.querySelector(`[data-do="${name}"]`)?.setAttribute("aria-pressed", String(isOn));
+    }
+  }
+
+  #seen({ isIntersecting, boundingClientRect }) {
+    this.#card?.node.classList.toggle("is-past", !isIntersecting && boundingClientRect.top < 0);
+  }
+}

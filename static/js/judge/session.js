@@ -1,0 +1,385 @@
+/* One sitting of a labeler: judge, go back, repeat; each step moves cards in the page at once and leaves an act
+   in the outbox. */
+
+import { elementOf } from "./cards.js";
+import { keysShow } from "./keys.js";
+
+/* A verdict so soon after a pair was painted was meant for the one before. */
+const GUARD_MS = 250;
+/* Several reasons in a row are one revision. */
+const REASONS_MS = 700;
+const KEEP_MS = 60_000;
+const POLL_MS = 2000;
+const POLL_HIDDEN_MS = 10_000;
+
+export class Session {
+  card;
+  /* Judged in this page, the last one at the end. */
+  past = [];
+  #paintedAt = Infinity;
+  #chipsFor;
+  #noteFor;
+  #reasonsTimer;
+  #seen;
+
+  constructor(parts) {
+    Object.assign(this, parts);
+    const { outbox, net, reading, Cards } = parts;
+    this.cards = new Cards({ net, busy: () => this.#busy(), view: () => reading.view });
+    this.judgedLast = this.data.judgedLast;
+    this.done = { today: Number(this.data.today), inAll: Number(this.data.inAll) };
+    this.cards.seenBy = () => (this.card ? undefined : (this.#seen ?? ""));
+    this.cards.addEventListener("filled", () => this.#filled());
+    this.cards.addEventListener("nothing", ({ detail }) => this.#nothing(detail));
+    this.cards.addEventListener("trouble", ({ detail }) => this.#away(detail));
+    outbox.addEventListener("change", () => this.#told());
+    outbox.addEventListener("answered", ({ detail }) => this.#answered(detail));
+    addEventListener("pagehide", () => this.#reasonsSend());
+    addEventListener("online", () => this.cards.fill(this.cards.seenBy()));
+    document.addEventListener("visibilitychange", () => document.hidden || this.#keep());
+    setInterval(() => document.hidden || this.#keep(), KEEP_MS);
+  }
+
+  /* Begin with the pair that came with the page, unless a closed tab left its judgement here. */
+  start(node) {
+    const card = node && new this.Card(node);
+    if (!card) this.#seen = this.place.querySelector("[data-waiting]")?.dataset.seen;
+    if (card && this.#busy().includes(card.uuid)) this.#advance();
+    else if (card) this.#show(card, { isFirst: true });
+    else this.bar.pair();
+    this.#told();
+    this.outbox.wake();
+    this.cards.fill(this.cards.seenBy());
+  }
+
+  canJudge() {
+    return Boolean(this.card) && performance.now() - this.#paintedAt > GUARD_MS;
+  }
+
+  judge(verdict, by, reasons = []) {
+    if (!this.canJudge()) return;
+    const { card } = this;
+    this.noteEnd();
+    this.#reasonsSend();
+    card.activeMs = this.clock.read();
+    card.said = { verdict, reasons, note: card.note.trim() };
+    card.by = by;
+    card.wasTakenBack = false;
+    this.outbox.push("judge", card.uuid, fieldsOf(card));
+    this.past.push(card);
+    this.#chipsFor = card;
+    this.bar.said(card);
+    this.#advance();
+  }
+
+  /* The pair before comes back at once, out of memory; only beyond this page's beginning the server is asked. */
+  undo() {
+    this.noteEnd();
+    this.#reasonsSend();
+    const card = this.past.pop();
+    if (!card) return this.#undoFurther();
+    const unsent = this.outbox.unsent("judge", card.uuid);
+    if (unsent) this.outbox.drop(unsent);
+    else this.outbox.push("undo", card.uuid, []);
+    this.#comeBack(card);
+    return undefined;
+  }
+
+  redo(by) {
+    const said = this.card?.wasTakenBack && this.card.said;
+    if (!said) return;
+    // Said once already: there is nothing to guard against.
+    this.#paintedAt = -Infinity;
+    this.judge(said.verdict, by, said.reasons);
+  }
+
+  reason(number) {
+    const card = this.#chipsFor;
+    const chip = this.bar.buttonOf(`reason-${number}`);
+    if (!card || chip.closest("[hidden]")) return;
+    const { reason } = chip.dataset;
+    const { reasons } = card.said;
+    card.said.reasons = reasons.includes(reason) ? reasons.filter((one) => one !== reason) : [...reasons, reason];
+    this.bar.reasons(card.said.reasons);
+    this.#revise(card);
+  }
+
+  /* What stands in the field belongs to this pair, or to the last judgement while that is asked for. */
+  note(text) {
+    const card = this.#noteFor ?? this.card;
+    if (!card) return;
+    card.note = text;
+    if (card === this.card) this.bar.noted(text);
+  }
+
+  noteLast() {
+    if (!this.#chipsFor) return false;
+    this.#noteFor = this.#chipsFor;
+    this.form.querySelector("#note").value = this.#noteFor.note;
+    return true;
+  }
+
+  noteEnd() {
+    const card = this.#noteFor;
+    this.#noteFor = undefined;
+    this.form.querySelector("#note").value = this.card?.note ?? "";
+    this.form.querySelector("[data-note-label]").textContent = "A note on this pair";
+    if (!card?.said || card.said.note === card.note.trim()) return;
+    card.said.note = card.note.trim();
+    this.#revise(card);
+  }
+
+  flag() {
+    const { card } = this;
+    if (!card) return;
+    card.isFlagged = !card.isFlagged;
+    const unsent = this.outbox.unsent("flag", card.uuid);
+    // Raised and lowered before it went out: nothing happened.
+    if (unsent) this.outbox.drop(unsent);
+    else this.outbox.push("flag", card.uuid, [["is_raised", card.isFlagged ? "1" : "0"]]);
+    this.bar.flag(card.isFlagged);
+  }
+
+  later() {
+    if (!this.canJudge()) return;
+    this.noteEnd();
+    this.#reasonsSend();
+    this.outbox.push("later", this.card.uuid, []);
+    this.#chipsFor = undefined;
+    this.bar.tell("Set aside; it comes back when nothing else waits.");
+    this.#advance();
+  }
+
+  seen(key) {
+    this.outbox.drop({ key });
+  }
+
+  focus() {
+    this.place.querySelector("[data-prompt], [data-waiting]")?.focus({ preventScroll: true });
+  }
+
+  // --- Cards ---
+
+  #filled() {
+    // Whoever gets a pair is logged in.
+    if (this.outbox.trouble === "login") {
+      this.outbox.inTrouble("");
+      this.outbox.wake();
+    }
+    if (!this.card) this.#advance();
+  }
+
+  #advance() {
+    const card = this.cards.take();
+    if (card) this.#show(card);
+    else this.#showNothing();
+    this.cards.fill(this.cards.seenBy());
+  }
+
+  #show(card, { isFirst = false } = {}) {
+    this.card = card;
+    this.#seen = undefined;
+    this.#paintedAt = Infinity;
+    this.#noteFor = undefined;
+    this.#close();
+    keysShow(this.keys, card.node);
+    if (!isFirst) this.place.replaceChildren(card.node);
+    this.form.action = `${this.data.base}${card.uuid}/`;
+    card.shownAt ||= new Date().toISOString();
+    this.clock.start(card.activeMs);
+    this.bar.pair(card);
+    this.reading.open(card);
+    document.title = document.title.replace(/^\s*\w+/, "Judge");
+    // A hint of the same verdict would lie under a pointer that has not moved.
+    this.form.dataset.fresh = "";
+    document.addEventListener("pointermove", () => delete this.form.dataset.fresh, { once: true });
+    if (!isFirst) {
+      scrollTo(0, 0);
+      this.focus();
+    }
+    this.#told();
+    this.#painted(card);
+  }
+
+  /* What was opened for the pair before. */
+  #close() {
+    this.form.querySelector("[data-note]").open = false;
+    this.form.querySelector("[data-cannot]").hidden = true;
+  }
+
+  /* The frame after the next is the first that comes after the pair was painted; none comes in a hidden tab. */
+  #painted(card) {
+    const now = () => {
+      if (this.card === card && this.#paintedAt === Infinity) this.#paintedAt = performance.now();
+    };
+    requestAnimationFrame(() => requestAnimationFrame(now));
+    if (document.hidden) now();
+  }
+
+  #comeBack(card) {
+    if (this.card) {
+      this.card.activeMs = this.clock.read();
+      this.cards.putBack(this.card);
+    }
+    card.wasTakenBack = true;
+    this.#chipsFor = undefined;
+    this.#show(card);
+    this.bar.tell("Taken back.");
+  }
+
+  /* What was judged before this page was loaded. */
+  async #undoFurther() {
+    const uuid = this.judgedLast;
+    if (!uuid || this.isGoingBack) return;
+    this.isGoingBack = true;
+    this.bar.tell("One moment …");
+    await this.#undoOnServer(uuid);
+    this.isGoingBack = false;
+  }
+
+  async #undoOnServer(uuid) {
+    // Order matters: first what is still in the outbox.
+    const isClear = !this.outbox.waiting().length;
+    const undone = isClear && (await this.net.post(`${uuid}/undo/`, []));
+    if (!undone || undone.kind !== "ok") {
+      this.bar.tell("Going back to before this page was loaded needs the connection. Try again in a moment.");
+      return;
+    }
+    const { judged_last: last, said } = JSON.parse(undone.text);
+    this.judgedLast = last ?? "";
+    this.#doneLess();
+    const answer = await this.net.post("next/", [["as", this.reading.view], ...this.#have().filter((one) => one !== uuid).map((one) => ["have", one])], "text/html");
+    const node = answer.kind === "ok" ? elementOf(answer.text) : undefined;
+    if (node?.dataset.uuid !== uuid) {
+      this.bar.tell("Taken back. That pair comes next.");
+      if (node?.dataset.uuid) this.cards.putBack(new this.Card(node));
+      return;
+    }
+    const card = new this.Card(node);
+    if (said) Object.assign(card, { said, note: said.note });
+    this.#comeBack(card);
+    this.#told();
+  }
+
+  /* Nothing waits in the page: the server is slow, away, or has nothing. */
+  #showNothing() {
+    this.card = undefined;
+    this.reading.close();
+    this.bar.pair();
+    this.#close();
+    this.#calm("One moment", "The next pair is on its way.");
+    scrollTo(0, 0);
+    this.focus();
+  }
+
+  #calm(title, sentence) {
+    const section = Object.assign(document.createElement("section"), { className: "waiting", tabIndex: -1 });
+    section.dataset.waiting = "";
+    section.append(
+      Object.assign(document.createElement("h1"), { className: "waiting-title", textContent: title }),
+      Object.assign(document.createElement("p"), { role: "status", textContent: sentence }),
+    );
+    this.place.replaceChildren(section);
+    this.#seen = "";
+  }
+
+  /* The server says that nothing waits, and why. */
+  #nothing(node) {
+    if (this.card) return;
+    if (node) {
+      node.tabIndex = -1;
+      const hadFocus = this.place.contains(document.activeElement);
+      this.place.replaceChildren(node);
+      this.#seen = node.dataset.seen;
+      document.title = document.title.replace(/^\s*\w+/, "Waiting");
+      if (hadFocus) this.focus();
+    }
+    this.cards.later(document.hidden ? POLL_HIDDEN_MS : POLL_MS);
+  }
+
+  #away({ kind, sentence }) {
+    if (kind === "login") this.outbox.inTrouble(kind);
+    if (this.card) return;
+    if (kind === "login") this.#calm("You are not logged in any more", "Log in again, and the next pair is here. What you said is kept.");
+    else if (kind === "refused") this.#calm("There is nothing to judge here", sentence);
+    else this.#calm("The server cannot be reached", "What you said is kept here and goes out as soon as it is back. Then the next pair appears by itself.");
+  }
+
+  /* Pairs that must not be served again: here already, or done and the server does not know. */
+  #busy() {
+    return [...new Set([this.card?.uuid, ...this.outbox.waiting().filter(({ kind }) => kind !== "flag").map(({ uuid }) => uuid)].filter(Boolean))];
+  }
+
+  #have() {
+    return [...this.#busy(), ...this.cards.waiting.map(({ uuid }) => uuid)];
+  }
+
+  async #keep() {
+    this.outbox.wake();
+    const waiting = this.cards.waiting.map(({ uuid }) => uuid);
+    const fields = waiting.map((uuid) => ["waiting", uuid]);
+    if (this.card) fields.push(["shown", this.card.uuid]);
+    if (!fields.length) return;
+    const answer = await this.net.post("keep/", fields);
+    if (answer.kind !== "ok") return;
+    const { held } = JSON.parse(answer.text);
+    // Those that came meanwhile were not asked about.
+    const lost = waiting.filter((uuid) => !held.includes(uuid));
+    this.cards.keep(this.cards.waiting.map(({ uuid }) => uuid).filter((uuid) => !lost.includes(uuid)));
+    this.cards.fill(this.cards.seenBy());
+  }
+
+  // --- Outbox ---
+
+  /* Change what was said, in the outbox if it is still there, else as a revision after a short pause. */
+  #revise(card) {
+    clearTimeout(this.#reasonsTimer);
+    const unsent = this.outbox.unsent("judge", card.uuid);
+    if (unsent) this.outbox.save({ ...unsent, fields: fieldsOf(card, unsent.fields.some(([name]) => name === "revise")) });
+    else {
+      this.reasonsDue = card;
+      this.#reasonsTimer = setTimeout(() => this.#reasonsSend(), REASONS_MS);
+    }
+  }
+
+  #reasonsSend() {
+    clearTimeout(this.#reasonsTimer);
+    const card = this.reasonsDue;
+    this.reasonsDue = undefined;
+    if (card) this.outbox.push("judge", card.uuid, fieldsOf(card, true));
+  }
+
+  #answered({ act, data }) {
+    if (act.kind === "undo") this.#doneLess();
+    if (act.kind !== "judge") return;
+    this.done = { today: data.today, inAll: data.in_all };
+    // Said in a tab that was closed: it can be taken back all the same.
+    if (!this.past.some(({ uuid }) => uuid === act.uuid)) this.judgedLast = act.uuid;
+    this.#told();
+  }
+
+  #doneLess() {
+    this.done = { today: this.done.today - 1, inAll: this.done.inAll - 1 };
+  }
+
+  #told() {
+    const waiting = this.outbox.waiting();
+    const judges = waiting.filter(({ kind, fields }) => kind === "judge" && !fields.some(([name]) => name === "revise")).length;
+    const undos = waiting.filter(({ kind }) => kind === "undo").length;
+    this.bar.progress(Math.max(this.done.today + judges - undos, 0), Math.max(this.done.inAll + judges - undos, 0));
+    this.bar.outbox({ count: waiting.length, trouble: this.outbox.trouble, notices: this.outbox.notices() });
+    this.bar.undoable(this.past.length > 0 || Boolean(this.judgedLast));
+  }
+}
+
+function fieldsOf(card, isRevision = false) {
+  const fields = [
+    ["verdict", card.said.verdict],
+    ["note", card.said.note],
+    ["active_ms", String(card.activeMs)],
+    ["shown_at", card.shownAt],
+    ["by", card.by],
+    ...card.said.reasons.map((reason) => ["reasons", reason]),
+  ];
+  return isRevision ? [...fields, ["revise", "1"]] : fields;
+}
