@@ -21,7 +21,7 @@ run:
 	@exec .venv/bin/python manage.py up
 
 test:
-	@$(PYTHON) -m pairloop.up.environments check ml bench
+	@$(PYTHON) -m pairloop.up.environments check
 	@exec .venv/bin/python -m tests.run all
 
 check:

@@ -1,21 +1,27 @@
-"""Run the checks and tests, cheapest first, and stop at the first that fails.
+"""Run the checks and tests, two at a time, and stop at the first that fails.
 
     .venv/bin/python -m tests.run all|check
 
-`make test` and `make check` set up the environments and call this.
+`make test` and `make check` set up the environment of the checks and call this; the model's environment is
+made meanwhile.
 """
 
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from multiprocessing import connection
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = ROOT / ".venv" / "bin"
@@ -23,6 +29,11 @@ ML_PYTHON = ROOT / ".venv-ml" / "bin" / "python"
 COVERAGE = ("coverage", "run", "--rcfile=pyproject.toml", "-m")
 #: Their tests run in .venv-ml, and importing them needs it.
 ML_FOLDERS = ("tests/convert", "tests/training/dpo")
+#: Stages side by side: most of what they do keeps one core busy.
+AT_ONCE = 2
+#: Of a stage beside another one, which would else take both cores for its matrices.
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -40,6 +51,10 @@ class Stage:
     #: Folders of which one must hold tests, else the stage is passed over.
     tests: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
+    #: Names of stages that must have passed before.
+    after: tuple[str, ...] = ()
+    #: Whether it takes the whole machine: it begins when all before it have passed, and nothing runs beside it.
+    is_alone: bool = False
 
 
 def python(*arguments: str) -> tuple[str, ...]:
@@ -70,11 +85,21 @@ def static() -> list[Stage]:
     ]
 
 
+def environments() -> Stage:
+    """Return what makes the environments of the model and of TRL, as `make run` would."""
+    # The base interpreter: an environment made from another one breaks when that one goes.
+    base = (
+        Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
+    )
+    command = (str(base), "-u", "-m", "pairloop.up.environments", "ml", "bench")
+    return Stage("environments", command, seconds=1800)
+
+
 def unit(*, coverage: bool) -> Stage:
     """Return the tests that need neither Chromium nor torch nor vLLM."""
     runner = python(*COVERAGE, "pytest") if coverage else python("pytest")
     without = [f"--ignore={folder}" for folder in ML_FOLDERS]
-    return Stage("unit tests", (*runner, "-q", *without), seconds=1200, tests=("tests",))
+    return Stage("unit tests", (*runner, "-q", *without), seconds=1800, tests=("tests",))
 
 
 def whole() -> list[Stage]:
@@ -83,22 +108,34 @@ def whole() -> list[Stage]:
     covered = python(*COVERAGE, "pytest", "-q")
     return [
         Stage(
-            "browser tests", (*covered, "-m", "e2e", "tests/e2e"), seconds=900, tests=("tests/e2e",),
+            "browser tests", (*covered, "-m", "e2e", "tests/e2e"), seconds=1800, tests=("tests/e2e",),
             # Playwright's loop makes Django take every test for asynchronous.
-            environment={"DJANGO_ALLOW_ASYNC_UNSAFE": "true"},
+            environment={"DJANGO_ALLOW_ASYNC_UNSAFE": "true", **state("browser")},
         ),
-        *[Stage(f"{folder} with torch", (*ml, folder), seconds=600, tests=(folder,)) for folder in ML_FOLDERS],
-        Stage("exports with TRL", (*covered, "-m", "bench", "tests/bench"), seconds=420, tests=("tests/bench",)),
+        *[
+            Stage(
+                f"{folder} with torch", (*ml, folder), seconds=900, tests=(folder,),
+                environment=ONE_THREAD, after=("environments",),
+            )
+            for folder in ML_FOLDERS
+        ],
+        Stage(
+            "exports with TRL", (*covered, "-m", "bench", "tests/bench"), seconds=600, tests=("tests/bench",),
+            environment=ONE_THREAD | state("exports"), after=("environments",),
+        ),
         Stage(
             "the journey, with a real engine",
-            (*covered, "-m", "engine", "-s", "-p", "no:randomly", "--timeout", "0", "tests/loop"),
-            seconds=2400,
-            tests=("tests/loop",),
+            (*covered, "-x", "-m", "engine", "-s", "-p", "no:randomly", "--timeout", "0", "tests/loop"),
+            seconds=2400, tests=("tests/loop",), is_alone=True,
         ),
-        Stage("one turn of the loop", python("tests.loop"), seconds=1800, tests=("tests/loop",)),
-        Stage("combine coverage", python("coverage", "combine", "--quiet")),
-        Stage("coverage", python("coverage", "report")),
+        Stage("combine coverage", python("coverage", "combine", "--quiet"), is_alone=True),
+        Stage("coverage", python("coverage", "report"), is_alone=True),
     ]  # fmt: skip
+
+
+def state(name: str) -> dict[str, str]:
+    """Return what gives a stage a state folder, and with it a PostgreSQL, of its own."""
+    return {"PAIRLOOP_VAR": str(ROOT / "var" / f"test-{name}")}
 
 
 def main(arguments: list[str]) -> int:
@@ -106,14 +143,13 @@ def main(arguments: list[str]) -> int:
     if arguments not in (["all"], ["check"]):
         print("usage: .venv/bin/python -m tests.run all|check", file=sys.stderr)
         return 2
-    everything = arguments == ["all"]
-    stages = [*static(), unit(coverage=everything), *(whole() if everything else [])]
+    stages = [*static(), unit(coverage=False)]
+    if arguments == ["all"]:
+        stages = [environments(), *static(), unit(coverage=True), *whole()]
     began = time.monotonic()
-    adopt_orphans()
     try:
         forget_coverage()
-        for number, stage in enumerate(stages, start=1):
-            run(stage, label=f"{number}/{len(stages)} {stage.name}")
+        run_all(stages)
     except Failed as failed:
         print(f"\nFAILED: {failed}", flush=True)
         return 1
@@ -124,31 +160,104 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def run(stage: Stage, *, label: str) -> None:
-    """Run one stage. Raises Failed."""
+def run_all(stages: Sequence[Stage]) -> None:
+    """Run the stages in their order, several at a time. Raises Failed at the first that does not pass."""
+    waiting = [
+        (f"{number}/{len(stages)} {stage.name}", stage) for number, stage in enumerate(stages, 1)
+    ]
+    running: dict[int, Any] = {}
+    try:
+        while waiting or running:
+            while (found := next_of(waiting, running)) is not None:
+                waiting.remove(found)
+                label, stage = found
+                keeper = multiprocessing.get_context("fork").Process(
+                    target=keep, args=(stage, label), name=stage.name
+                )
+                keeper.start()
+                running[keeper.sentinel] = (keeper, stage)
+            for sentinel in connection.wait(list(running)):
+                keeper, stage = running.pop(sentinel)
+                keeper.join()
+                if keeper.exitcode:
+                    raise Failed(f"{stage.name}; by itself: {shown(stage)}")
+    finally:
+        for keeper, _stage in running.values():
+            keeper.terminate()
+        for keeper, _stage in running.values():
+            keeper.join()
+
+
+def next_of(
+    waiting: Sequence[tuple[str, Stage]], running: dict[int, Any]
+) -> tuple[str, Stage] | None:
+    """Return the first stage that may begin now; None when none may."""
+    beside = [stage for _keeper, stage in running.values()]
+    if len(beside) >= AT_ONCE or any(stage.is_alone for stage in beside):
+        return None
+    missing = {stage.name for _label, stage in waiting} | {stage.name for stage in beside}
+    for label, stage in waiting:
+        if stage.is_alone:
+            # It waits for all before it, and all behind it wait for it.
+            return (label, stage) if not beside and waiting[0][1] is stage else None
+        if not missing & set(stage.after):
+            return label, stage
+    return None
+
+
+def keep(stage: Stage, label: str) -> None:
+    """Be the process that runs one stage and ends whatever it leaves behind."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    # Ctrl-C reaches this process, too, which the first one is about to end. Ignored, it would be so in the stage.
+    signal.signal(signal.SIGINT, lambda *_: None)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    adopt_orphans()
+    sys.exit(0 if run(stage, label=label) else 1)
+
+
+def run(stage: Stage, *, label: str) -> bool:
+    """Run one stage and say what came of it; return whether it passed.
+
+    What stages print while they run side by side is held back until they end.
+    """
     if stage.tests and not any(
         found for tests in stage.tests for found in (ROOT / tests).rglob("test_*.py")
     ):
         print(f"== {label}: no tests yet", flush=True)
-        return
-    if stage.name == "browser tests":
-        provide_chromium()
+        return True
     print(f"== {label}", flush=True)
     began = time.monotonic()
-    code = call(stage)
-    took = f"{time.monotonic() - began:.1f} s"
-    if code is None:
-        raise Failed(f"{stage.name} took longer than {stage.seconds} s and was stopped")
-    if code:
-        raise Failed(f"{stage.name} (exit code {code} after {took}); by itself: {shown(stage)}")
-    print(f"   {took}", flush=True)
+    with tempfile.TemporaryFile("w+", errors="replace") as said:
+        try:
+            if stage.name == "browser tests":
+                provide_chromium()
+            code = call(stage, said=None if stage.is_alone else said)
+        except Failed as failed:
+            print(f"-- {label}: {failed}", flush=True)
+            return False
+        said.seek(0)
+        took = f"{time.monotonic() - began:.1f} s"
+        how = {None: f"stopped, for it may take {stage.seconds} s", 0: "passed"}.get(
+            code, f"exit code {code}"
+        )
+        print(f"{said.read()}-- {label}: {how} after {took}", flush=True)
+    return code == 0
 
 
-def call(stage: Stage) -> int | None:
-    """Return the stage's exit code, None when its time was up. Nothing that it started outlives it."""
+def call(stage: Stage, *, said: Any = None) -> int | None:
+    """Return the stage's exit code, None when its time was up. Nothing that it started outlives it.
+
+    `said` is a file for what it prints; None shows it at once.
+    """
     environment = os.environ | {"DJANGO_SETTINGS_MODULE": "tests.settings"} | stage.environment
     process = subprocess.Popen(
-        stage.command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, start_new_session=True
+        stage.command,
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=said,
+        stderr=subprocess.STDOUT if said else None,
+        start_new_session=True,
     )
     try:
         return process.wait(timeout=stage.seconds)

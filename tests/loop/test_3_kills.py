@@ -6,25 +6,27 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
-import psycopg
 import pytest
 
-from models_registry.hashing import folder_sha256
 from pairloop.up import postgres
+from tests.loop.invariants import TRAINER, invariants_hold, versions
 from tests.loop.product import Api, Product, judge_shorter, processes_of
 
 pytestmark = pytest.mark.engine
 
-#: Triples of each round, and its settings: sixty short steps, long enough to be killed in the middle, that change little.
+#: Triples of a round at least, and its settings: short steps, enough to be killed in the middle, that change little.
 TRIPLES = 6
-ROUND = {"epochs": 10, "batch_pairs": 1, "learning_rate": 1e-5, "replay_share": 0}
+STEPS = 60
+ROUND = {"batch_pairs": 1, "learning_rate": 1e-5, "replay_share": 0}
+#: So that killing things does not take all day: a dead worker is noticed soon, an evaluation asks little.
+QUICK = {"PAIRLOOP_LEASE_SECONDS": "6", "PAIRLOOP_EVALUATION_PROMPTS": "4"}
 #: What runs while a round trains, and how its first process is recognised.
 VICTIMS = {
-    "trainer": "-m training.dpo",
+    "trainer": TRAINER,
     "worker": "procrastinate worker --queues train",
     "engine": "serve",
 }
@@ -38,6 +40,29 @@ def running(product: Product) -> Iterator[Product]:
         product.wait_for("the page", lambda: product.printed("web ready"), seconds=90)
     product.wait_for("the engine", lambda: product.printed("engine ready"), seconds=420)
     return product
+
+
+class TestKilledSupervisor:
+    """In order, and before the rounds."""
+
+    def test_leaves_nothing_behind_when_the_supervisor_is_killed(self, product: Product) -> None:
+        assert len(processes_of(product.var)) >= 6
+
+        product.process.kill()
+
+        assert product.process.wait(timeout=10) == -signal.SIGKILL
+        assert _left_after(product.var, seconds=15) == {}
+
+    def test_starts_again_with_everything_that_was_there(self, product: Product) -> None:
+        product.settings |= QUICK
+        product.start()
+
+        product.wait_for("the page", lambda: product.printed("web ready"), seconds=60)
+        assert product.passwords() == {}
+        assert len(versions(product)) == 1
+        # A socket that the killed engine left behind must not keep the new one from starting.
+        product.wait_for("the engine", lambda: product.printed("engine ready"), seconds=240)
+        assert not product.printed("engine ended")
 
 
 class TestKilledInMidRound:
@@ -56,13 +81,25 @@ class TestKilledInMidRound:
         survives(running, "postgres")
 
 
+class TestStopped:
+    """Last, after all that."""
+
+    def test_leaves_nothing_behind_after_ctrl_c(self, running: Product) -> None:
+        running.process.send_signal(signal.SIGINT)
+
+        assert running.process.wait(timeout=60) == 0, running.told()
+        assert _left_after(running.var, seconds=10) == {}
+
+
 def survives(product: Product, victim: str) -> None:
     """Start a round, kill one thing in the middle of it, judge meanwhile, and look at what came of it."""
     with product.log_in("admin") as admin_client, product.log_in("labeler") as labeler_client:
         admin, labeler = Api(admin_client), Api(labeler_client)
         before = versions(product)
         acknowledged = judge_until(product, admin, labeler)
-        number = admin.post("models/demo/rounds/", ROUND)["number"]
+        waiting = admin.get("models/demo/rounds/")["triples_waiting"]
+        epochs = max(1, STEPS // waiting)
+        number = admin.post("models/demo/rounds/", ROUND | {"epochs": epochs})["number"]
         path = f"models/demo/rounds/{number}/"
         product.wait_for(
             "the first steps", lambda: admin.get(path)["metrics"].get("loss"), seconds=180
@@ -125,63 +162,9 @@ def ended(admin: Api, path: str) -> bool:
     return found["state"] in {"succeeded", "failed", "cancelled"}
 
 
-@contextmanager
-def database(product: Product) -> Iterator[psycopg.Cursor[Any]]:
-    """Yield a cursor of the product's own database."""
-    there = postgres.Cluster.of(product.var).database()
-    with psycopg.connect(
-        host=there["HOST"], user=there["USER"], password=there["PASSWORD"], dbname=there["NAME"]
-    ) as connection:
-        yield connection.cursor()
-
-
-def rows(product: Product, sql: str, *arguments: object) -> list[tuple[Any, ...]]:
-    """Return what a statement finds."""
-    with database(product) as cursor:
-        return cursor.execute(sql, arguments).fetchall()
-
-
-def versions(product: Product) -> list[tuple[Any, ...]]:
-    """Return hash and folder of every adapter."""
-    return rows(
-        product,
-        "SELECT sha256, artifact_path FROM models_registry_modelversion WHERE kind = 'adapter'",
-    )
-
-
-def invariants_hold(product: Product, acknowledged: list[str]) -> None:
-    """Check what must be true after whatever happened, I1 to I6."""
-    # I1: each acknowledged judgement is there once.
-    counted = rows(
-        product,
-        "SELECT assignment_id::text, count(*) FROM annotate_judgement"
-        " WHERE assignment_id = ANY(%s::uuid[]) GROUP BY 1",
-        acknowledged,
-    )
-    assert dict(counted) == dict.fromkeys(acknowledged, 1)
-    # I2: each triple was consumed by one successful round at most.
-    assert not rows(
-        product,
-        "SELECT pair_id FROM training_snapshotitem WHERE role = 'new' AND is_consumed"
-        " GROUP BY 1 HAVING count(*) > 1",
-    )
-    # I3: each version's files are all there, with the hash that was registered.
-    for sha256, path in versions(product):
-        assert folder_sha256(product.var / "versions" / path) == sha256
-    # I4: each alias points at a version that may be used.
-    assert not rows(
-        product,
-        "SELECT a.name FROM models_registry_alias a JOIN models_registry_modelversion v"
-        " ON v.id = a.version_id WHERE v.state NOT IN ('verified', 'registered')",
-    )
-    # I5: nobody holds a round that has ended.
-    assert not rows(
-        product,
-        "SELECT a.id FROM training_roundattempt a JOIN training_round r ON r.id = a.round_id"
-        " WHERE a.outcome = '' AND r.state NOT IN ('queued', 'running')",
-    )
-    # I6: no trainer is left.
-    deadline = time.monotonic() + 5
-    while processes_of(product.var, naming=VICTIMS["trainer"]) and time.monotonic() < deadline:
+def _left_after(var: Path, *, seconds: float) -> dict[int, str]:
+    """Return what still runs on a state folder once it is quiet, or when the time is up."""
+    deadline = time.monotonic() + seconds
+    while processes_of(var) and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert processes_of(product.var, naming=VICTIMS["trainer"]) == {}
+    return processes_of(var)
