@@ -13,7 +13,13 @@ import httpx
 import pytest
 
 from pairloop.up import postgres
-from tests.loop.invariants import TRAINER, invariants_hold, versions
+from tests.loop.invariants import (
+    TRAINER,
+    invariants_hold,
+    judgements_are_there,
+    rows,
+    versions,
+)
 from tests.loop.product import Api, Product, judge_shorter, processes_of
 
 pytestmark = pytest.mark.engine
@@ -30,6 +36,8 @@ VICTIMS = {
     "worker": "procrastinate worker --queues train",
     "engine": "serve",
 }
+#: Whether a round that has lost it goes on in another attempt; it may always train on without the engine.
+IS_BEGUN_ANEW = {"trainer": True, "worker": True, "engine": False}
 
 
 @pytest.fixture(scope="module")
@@ -66,19 +74,13 @@ class TestKilledSupervisor:
 
 
 class TestKilledInMidRound:
-    """Each test is a round of its own on the same product."""
+    """Each test is a round of its own on the same product, and each kill comes while it trains."""
 
-    def test_trainer(self, running: Product) -> None:
-        survives(running, "trainer")
+    def test_trainer_and_later_its_worker(self, running: Product) -> None:
+        survives(running, "trainer", "worker")
 
-    def test_worker(self, running: Product) -> None:
-        survives(running, "worker")
-
-    def test_engine(self, running: Product) -> None:
-        survives(running, "engine")
-
-    def test_postgres(self, running: Product) -> None:
-        survives(running, "postgres")
+    def test_engine_and_later_postgres(self, running: Product) -> None:
+        survives(running, "engine", "postgres")
 
 
 class TestStopped:
@@ -91,8 +93,8 @@ class TestStopped:
         assert _left_after(running.var, seconds=10) == {}
 
 
-def survives(product: Product, victim: str) -> None:
-    """Start a round, kill one thing in the middle of it, judge meanwhile, and look at what came of it."""
+def survives(product: Product, *victims: str) -> None:
+    """Start a round, kill one thing after another while it trains, judge meanwhile, and look at what came of it."""
     with product.log_in("admin") as admin_client, product.log_in("labeler") as labeler_client:
         admin, labeler = Api(admin_client), Api(labeler_client)
         before = versions(product)
@@ -101,17 +103,37 @@ def survives(product: Product, victim: str) -> None:
         epochs = max(1, STEPS // waiting)
         number = admin.post("models/demo/rounds/", ROUND | {"epochs": epochs})["number"]
         path = f"models/demo/rounds/{number}/"
-        product.wait_for(
-            "the first steps", lambda: admin.get(path)["metrics"].get("loss"), seconds=180
-        )
+        attempt = trains(product, number)
 
-        kill(product, victim)
-        acknowledged += judge_once_it_answers(product, labeler)
+        for after, victim in enumerate(victims):
+            if after:
+                # What was killed before is back, or was not needed, when steps are made again.
+                attempt = trains(product, number, since=attempt + IS_BEGUN_ANEW[victims[after - 1]])
+            kill(product, victim)
+            acknowledged += judge_once_it_answers(product, labeler)
+            judgements_are_there(product, acknowledged)
 
         product.wait_for("the round's end", lambda: ended(admin, path), seconds=420)
         assert admin.get(path)["state"] == "succeeded", admin.get(path)
     assert len(versions(product)) == len(before) + 1
     invariants_hold(product, acknowledged)
+
+
+def trains(product: Product, number: int, *, since: int = 1) -> int:
+    """Wait for a step of a round's attempt, of this number or a later one; return which it was."""
+    found: list[tuple[int]] = []
+
+    def steps() -> bool:
+        found[:] = rows(
+            product,
+            "SELECT a.number FROM training_roundattempt a JOIN training_round r ON r.id = a.round_id"
+            " WHERE r.number = %s AND a.number >= %s AND a.outcome = '' AND a.stage = 'training' AND a.stage_done > 0",
+            number, since,
+        )  # fmt: skip
+        return bool(found)
+
+    product.wait_for(f"a step of round {number}", steps, seconds=180)
+    return found[0][0]
 
 
 def kill(product: Product, victim: str) -> None:
