@@ -26,10 +26,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 BIN = ROOT / ".venv" / "bin"
 ML_PYTHON = ROOT / ".venv-ml" / "bin" / "python"
-COVERAGE = ("coverage", "run", "--rcfile=pyproject.toml", "-m")
+COVERED = ("coverage", "run", "--rcfile=pyproject.toml", "-m", "pytest", "-q")
 #: Their tests run in .venv-ml, and importing them needs it.
 ML_FOLDERS = ("tests/convert", "tests/training/dpo")
-#: Stages side by side: most of what they do keeps one core busy.
+#: Stages side by side; each of them keeps one core busy.
 AT_ONCE = 2
 #: Of a stage beside another one, which would else take both cores for its matrices.
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
@@ -53,8 +53,8 @@ class Stage:
     environment: dict[str, str] = field(default_factory=dict)
     #: Names of stages that must have passed before.
     after: tuple[str, ...] = ()
-    #: Whether it takes the whole machine: it begins when all before it have passed, and nothing runs beside it.
-    is_alone: bool = False
+    #: Whether it may use half of the cores only: what computes with many threads is slow beside anything else.
+    is_kept_to_half: bool = False
 
 
 def python(*arguments: str) -> tuple[str, ...]:
@@ -97,40 +97,56 @@ def environments() -> Stage:
 
 def unit(*, coverage: bool) -> Stage:
     """Return the tests that need neither Chromium nor torch nor vLLM."""
-    runner = python(*COVERAGE, "pytest") if coverage else python("pytest")
+    runner = COVERED if coverage else ("pytest", "-q")
     without = [f"--ignore={folder}" for folder in ML_FOLDERS]
-    return Stage("unit tests", (*runner, "-q", *without), seconds=1800, tests=("tests",))
+    return Stage("unit tests", python(*runner, *without), seconds=1800, tests=("tests",))
 
 
-def whole() -> list[Stage]:
-    """Return the stages with a browser, with torch and with a real engine, and the coverage of them all."""
-    ml = (str(ML_PYTHON), "-m", *COVERAGE, "pytest", "-q", "-c", "tests/ml.toml", "--rootdir", ".")
-    covered = python(*COVERAGE, "pytest", "-q")
+def journey() -> Stage:
+    """Return the tests of the whole product with a real engine, the longest of all."""
+    options = ("-x", "-m", "engine", "-s", "-p", "no:randomly", "--timeout", "0")
+    return Stage(
+        "the journey, with a real engine", python(*COVERED, *options, "tests/loop"), seconds=3000, tests=("tests/loop",),
+        after=("environments",), is_kept_to_half=True,
+    )  # fmt: skip
+
+
+def with_torch() -> list[Stage]:
+    """Return the tests that run in .venv-ml."""
+    command = (str(ML_PYTHON), "-m", *COVERED, "-c", "tests/ml.toml", "--rootdir", ".")
     return [
         Stage(
-            "browser tests", (*covered, "-m", "e2e", "tests/e2e"), seconds=1800, tests=("tests/e2e",),
+            f"{folder} with torch", (*command, folder), seconds=900, tests=(folder,),
+            environment=ONE_THREAD, after=("environments",),
+        )
+        for folder in ML_FOLDERS
+    ]  # fmt: skip
+
+
+def everything() -> list[Stage]:
+    """Return all stages: what takes longest begins as early as it may, and fills one core while the rest fills another."""
+    stages = [
+        environments(),
+        journey(),
+        *static(),
+        unit(coverage=True),
+        Stage(
+            "browser tests", python(*COVERED, "-m", "e2e", "tests/e2e"), seconds=1800, tests=("tests/e2e",),
             # Playwright's loop makes Django take every test for asynchronous.
             environment={"DJANGO_ALLOW_ASYNC_UNSAFE": "true", **state("browser")},
         ),
-        *[
-            Stage(
-                f"{folder} with torch", (*ml, folder), seconds=900, tests=(folder,),
-                environment=ONE_THREAD, after=("environments",),
-            )
-            for folder in ML_FOLDERS
-        ],
+        *with_torch(),
         Stage(
-            "exports with TRL", (*covered, "-m", "bench", "tests/bench"), seconds=600, tests=("tests/bench",),
+            "exports with TRL", python(*COVERED, "-m", "bench", "tests/bench"), seconds=900, tests=("tests/bench",),
             environment=ONE_THREAD | state("exports"), after=("environments",),
         ),
-        Stage(
-            "the journey, with a real engine",
-            (*covered, "-x", "-m", "engine", "-s", "-p", "no:randomly", "--timeout", "0", "tests/loop"),
-            seconds=2400, tests=("tests/loop",), is_alone=True,
-        ),
-        Stage("combine coverage", python("coverage", "combine", "--quiet"), is_alone=True),
-        Stage("coverage", python("coverage", "report"), is_alone=True),
     ]  # fmt: skip
+    names = tuple(stage.name for stage in stages)
+    return [
+        *stages,
+        Stage("combine coverage", python("coverage", "combine", "--quiet"), after=names),
+        Stage("coverage", python("coverage", "report"), after=("combine coverage",)),
+    ]
 
 
 def state(name: str) -> dict[str, str]:
@@ -143,9 +159,7 @@ def main(arguments: list[str]) -> int:
     if arguments not in (["all"], ["check"]):
         print("usage: .venv/bin/python -m tests.run all|check", file=sys.stderr)
         return 2
-    stages = [*static(), unit(coverage=False)]
-    if arguments == ["all"]:
-        stages = [environments(), *static(), unit(coverage=True), *whole()]
+    stages = everything() if arguments == ["all"] else [*static(), unit(coverage=False)]
     began = time.monotonic()
     try:
         forget_coverage()
@@ -192,17 +206,11 @@ def next_of(
     waiting: Sequence[tuple[str, Stage]], running: dict[int, Any]
 ) -> tuple[str, Stage] | None:
     """Return the first stage that may begin now; None when none may."""
-    beside = [stage for _keeper, stage in running.values()]
-    if len(beside) >= AT_ONCE or any(stage.is_alone for stage in beside):
+    if len(running) >= AT_ONCE:
         return None
-    missing = {stage.name for _label, stage in waiting} | {stage.name for stage in beside}
-    for label, stage in waiting:
-        if stage.is_alone:
-            # It waits for all before it, and all behind it wait for it.
-            return (label, stage) if not beside and waiting[0][1] is stage else None
-        if not missing & set(stage.after):
-            return label, stage
-    return None
+    missing = {stage.name for _label, stage in waiting}
+    missing |= {stage.name for _keeper, stage in running.values()}
+    return next((found for found in waiting if not missing & set(found[1].after)), None)
 
 
 def keep(stage: Stage, label: str) -> None:
@@ -212,6 +220,9 @@ def keep(stage: Stage, label: str) -> None:
     signal.signal(signal.SIGINT, lambda *_: None)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     adopt_orphans()
+    if stage.is_kept_to_half:
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, cores[len(cores) // 2 :])
     sys.exit(0 if run(stage, label=label) else 1)
 
 
@@ -231,7 +242,7 @@ def run(stage: Stage, *, label: str) -> bool:
         try:
             if stage.name == "browser tests":
                 provide_chromium()
-            code = call(stage, said=None if stage.is_alone else said)
+            code = call(stage, said=said)
         except Failed as failed:
             print(f"-- {label}: {failed}", flush=True)
             return False

@@ -29,7 +29,7 @@ TRIPLES = 6
 STEPS = 60
 ROUND = {"batch_pairs": 1, "learning_rate": 1e-5, "replay_share": 0}
 #: So that killing things does not take all day: a dead worker is noticed soon, an evaluation asks little.
-QUICK = {"PAIRLOOP_LEASE_SECONDS": "6", "PAIRLOOP_EVALUATION_PROMPTS": "4"}
+QUICK = {"PAIRLOOP_LEASE_SECONDS": "6", "PAIRLOOP_EVALUATION_PROMPTS": "2"}
 #: What runs while a round trains, and how its first process is recognised.
 VICTIMS = {
     "trainer": TRAINER,
