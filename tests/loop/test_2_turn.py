@@ -11,4 +11,6 @@ pytestmark = pytest.mark.engine
 
 
 def test_turns_once(product: Product) -> None:
+    product.wait_for("the page", lambda: product.printed("web ready"), seconds=90)
+
     tell(turn(product))
