@@ -26,9 +26,13 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 BIN = ROOT / ".venv" / "bin"
 ML_PYTHON = ROOT / ".venv-ml" / "bin" / "python"
-COVERED = ("coverage", "run", "--rcfile=pyproject.toml", "-m", "pytest", "-q")
+PYTEST = ("pytest", "-q")
+#: Measuring makes tests take half as long again, so where coverage does not come from goes without.
+COVERED = ("coverage", "run", "--rcfile=pyproject.toml", "-m", *PYTEST)
 #: Their tests run in .venv-ml, and importing them needs it.
 ML_FOLDERS = ("tests/convert", "tests/training/dpo")
+#: They ask for every page again and again, and run what the unit tests run.
+SECURITY = "tests/security"
 #: Stages side by side; each of them keeps one core busy.
 AT_ONCE = 2
 #: Of a stage beside another one, which would else take both cores for its matrices.
@@ -95,18 +99,27 @@ def environments() -> Stage:
     return Stage("environments", command, seconds=1800)
 
 
-def unit(*, coverage: bool) -> Stage:
-    """Return the tests that need neither Chromium nor torch nor vLLM."""
-    runner = COVERED if coverage else ("pytest", "-q")
-    without = [f"--ignore={folder}" for folder in ML_FOLDERS]
-    return Stage("unit tests", python(*runner, *without), seconds=1800, tests=("tests",))
+def unit(*, coverage: bool) -> list[Stage]:
+    """Return the tests that need neither Chromium nor torch nor vLLM, in two halves."""
+    runner = COVERED if coverage else PYTEST
+    without = [f"--ignore={folder}" for folder in (*ML_FOLDERS, SECURITY)]
+    return [
+        Stage("unit tests", python(*runner, *without), seconds=1800, tests=("tests",)),
+        Stage(
+            "security tests",
+            python(*PYTEST, SECURITY),
+            seconds=900,
+            tests=(SECURITY,),
+            environment=state("security"),
+        ),
+    ]
 
 
 def journey() -> Stage:
     """Return the tests of the whole product with a real engine, the longest of all."""
     options = ("-x", "-m", "engine", "-s", "-p", "no:randomly", "--timeout", "0")
     return Stage(
-        "the journey, with a real engine", python(*COVERED, *options, "tests/loop"), seconds=3000, tests=("tests/loop",),
+        "the journey, with a real engine", python(*PYTEST, *options, "tests/loop"), seconds=3000, tests=("tests/loop",),
         after=("environments",), is_kept_to_half=True,
     )  # fmt: skip
 
@@ -129,15 +142,15 @@ def everything() -> list[Stage]:
         environments(),
         journey(),
         *static(),
-        unit(coverage=True),
+        *unit(coverage=True),
         Stage(
-            "browser tests", python(*COVERED, "-m", "e2e", "tests/e2e"), seconds=1800, tests=("tests/e2e",),
+            "browser tests", python(*PYTEST, "-m", "e2e", "tests/e2e"), seconds=1800, tests=("tests/e2e",),
             # Playwright's loop makes Django take every test for asynchronous.
             environment={"DJANGO_ALLOW_ASYNC_UNSAFE": "true", **state("browser")},
         ),
         *with_torch(),
         Stage(
-            "exports with TRL", python(*COVERED, "-m", "bench", "tests/bench"), seconds=900, tests=("tests/bench",),
+            "exports with TRL", python(*PYTEST, "-m", "bench", "tests/bench"), seconds=900, tests=("tests/bench",),
             environment=ONE_THREAD | state("exports"), after=("environments",),
         ),
     ]  # fmt: skip
@@ -159,7 +172,7 @@ def main(arguments: list[str]) -> int:
     if arguments not in (["all"], ["check"]):
         print("usage: .venv/bin/python -m tests.run all|check", file=sys.stderr)
         return 2
-    stages = everything() if arguments == ["all"] else [*static(), unit(coverage=False)]
+    stages = everything() if arguments == ["all"] else [*static(), *unit(coverage=False)]
     began = time.monotonic()
     try:
         forget_coverage()
