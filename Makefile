@@ -8,7 +8,7 @@ PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python
 help:
 	@echo 'make run    set up what is missing, then serve http://127.0.0.1:8000 until Ctrl-C'
 	@echo 'make test   set up what is missing, then pass every test, Chromium and a real vLLM included'
-	@echo 'make check  static checks and unit tests, about seven minutes'
+	@echo 'make check  static checks and unit tests, two at a time'
 	@echo 'make loop   one turn of the wheel with everything real, about eight minutes'
 	@echo 'make bench-import [ROWS=100000]   time and memory of importing preference pairs, about two minutes'
 	@echo 'make bench-train [DATA=pairs.jsonl]  speed, memory and losses of training against TRL, about 25 minutes'
@@ -21,7 +21,7 @@ run:
 	@exec .venv/bin/python manage.py up
 
 test:
-	@$(PYTHON) -m pairloop.up.environments check ml bench
+	@$(PYTHON) -m pairloop.up.environments check
 	@exec .venv/bin/python -m tests.run all
 
 check:

@@ -1,28 +1,43 @@
-"""Run the checks and tests, cheapest first, and stop at the first that fails.
+"""Run the checks and tests, two at a time, and stop at the first that fails.
 
     .venv/bin/python -m tests.run all|check
 
-`make test` and `make check` set up the environments and call this.
+`make test` and `make check` set up the environment of the checks and call this; the model's environment is
+made meanwhile.
 """
 
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from multiprocessing import connection
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = ROOT / ".venv" / "bin"
 ML_PYTHON = ROOT / ".venv-ml" / "bin" / "python"
-COVERAGE = ("coverage", "run", "--rcfile=pyproject.toml", "-m")
+PYTEST = ("pytest", "-q")
+#: Measuring makes tests take half as long again, so where coverage does not come from goes without.
+COVERED = ("coverage", "run", "--rcfile=pyproject.toml", "-m", *PYTEST)
 #: Their tests run in .venv-ml, and importing them needs it.
 ML_FOLDERS = ("tests/convert", "tests/training/dpo")
+#: They ask for every page again and again, and run what the unit tests run.
+SECURITY = "tests/security"
+#: Stages side by side; each of them keeps one core busy.
+AT_ONCE = 2
+#: Of a stage beside another one, which would else take both cores for its matrices.
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -40,6 +55,10 @@ class Stage:
     #: Folders of which one must hold tests, else the stage is passed over.
     tests: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
+    #: Names of stages that must have passed before.
+    after: tuple[str, ...] = ()
+    #: Whether it may use half of the cores only: what computes with many threads is slow beside anything else.
+    is_kept_to_half: bool = False
 
 
 def python(*arguments: str) -> tuple[str, ...]:
@@ -70,35 +89,82 @@ def static() -> list[Stage]:
     ]
 
 
-def unit(*, coverage: bool) -> Stage:
-    """Return the tests that need neither Chromium nor torch nor vLLM."""
-    runner = python(*COVERAGE, "pytest") if coverage else python("pytest")
-    without = [f"--ignore={folder}" for folder in ML_FOLDERS]
-    return Stage("unit tests", (*runner, "-q", *without), seconds=1200, tests=("tests",))
+def environments() -> Stage:
+    """Return what makes the environments of the model and of TRL, as `make run` would."""
+    # The base interpreter: an environment made from another one breaks when that one goes.
+    base = (
+        Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
+    )
+    command = (str(base), "-u", "-m", "pairloop.up.environments", "ml", "bench")
+    return Stage("environments", command, seconds=1800)
 
 
-def whole() -> list[Stage]:
-    """Return the stages with a browser, with torch and with a real engine, and the coverage of them all."""
-    ml = (str(ML_PYTHON), "-m", *COVERAGE, "pytest", "-q", "-c", "tests/ml.toml", "--rootdir", ".")
-    covered = python(*COVERAGE, "pytest", "-q")
+def unit(*, coverage: bool) -> list[Stage]:
+    """Return the tests that need neither Chromium nor torch nor vLLM, in two halves."""
+    runner = COVERED if coverage else PYTEST
+    without = [f"--ignore={folder}" for folder in (*ML_FOLDERS, SECURITY)]
+    return [
+        Stage("unit tests", python(*runner, *without), seconds=1800, tests=("tests",)),
+        Stage(
+            "security tests",
+            python(*PYTEST, SECURITY),
+            seconds=900,
+            tests=(SECURITY,),
+            environment=state("security"),
+        ),
+    ]
+
+
+def journey() -> Stage:
+    """Return the tests of the whole product with a real engine, the longest of all."""
+    options = ("-x", "-m", "engine", "-s", "-p", "no:randomly", "--timeout", "0")
+    return Stage(
+        "the journey, with a real engine", python(*PYTEST, *options, "tests/loop"), seconds=3000, tests=("tests/loop",),
+        after=("environments",), is_kept_to_half=True,
+    )  # fmt: skip
+
+
+def with_torch() -> list[Stage]:
+    """Return the tests that run in .venv-ml."""
+    command = (str(ML_PYTHON), "-m", *COVERED, "-c", "tests/ml.toml", "--rootdir", ".")
     return [
         Stage(
-            "browser tests", (*covered, "-m", "e2e", "tests/e2e"), seconds=900, tests=("tests/e2e",),
-            # Playwright's loop makes Django take every test for asynchronous.
-            environment={"DJANGO_ALLOW_ASYNC_UNSAFE": "true"},
-        ),
-        *[Stage(f"{folder} with torch", (*ml, folder), seconds=600, tests=(folder,)) for folder in ML_FOLDERS],
-        Stage("exports with TRL", (*covered, "-m", "bench", "tests/bench"), seconds=420, tests=("tests/bench",)),
-        Stage(
-            "the journey, with a real engine",
-            (*covered, "-m", "engine", "-s", "-p", "no:randomly", "--timeout", "0", "tests/loop"),
-            seconds=2400,
-            tests=("tests/loop",),
-        ),
-        Stage("one turn of the loop", python("tests.loop"), seconds=1800, tests=("tests/loop",)),
-        Stage("combine coverage", python("coverage", "combine", "--quiet")),
-        Stage("coverage", python("coverage", "report")),
+            f"{folder} with torch", (*command, folder), seconds=900, tests=(folder,),
+            environment=ONE_THREAD, after=("environments",),
+        )
+        for folder in ML_FOLDERS
     ]  # fmt: skip
+
+
+def everything() -> list[Stage]:
+    """Return all stages: what takes longest begins as early as it may, and fills one core while the rest fills another."""
+    stages = [
+        environments(),
+        journey(),
+        *static(),
+        *unit(coverage=True),
+        Stage(
+            "browser tests", python(*PYTEST, "-m", "e2e", "tests/e2e"), seconds=1800, tests=("tests/e2e",),
+            # Playwright's loop makes Django take every test for asynchronous.
+            environment={"DJANGO_ALLOW_ASYNC_UNSAFE": "true", **state("browser")},
+        ),
+        *with_torch(),
+        Stage(
+            "exports with TRL", python(*PYTEST, "-m", "bench", "tests/bench"), seconds=900, tests=("tests/bench",),
+            environment=ONE_THREAD | state("exports"), after=("environments",),
+        ),
+    ]  # fmt: skip
+    names = tuple(stage.name for stage in stages)
+    return [
+        *stages,
+        Stage("combine coverage", python("coverage", "combine", "--quiet"), after=names),
+        Stage("coverage", python("coverage", "report"), after=("combine coverage",)),
+    ]
+
+
+def state(name: str) -> dict[str, str]:
+    """Return what gives a stage a state folder, and with it a PostgreSQL, of its own."""
+    return {"PAIRLOOP_VAR": str(ROOT / "var" / f"test-{name}")}
 
 
 def main(arguments: list[str]) -> int:
@@ -106,14 +172,11 @@ def main(arguments: list[str]) -> int:
     if arguments not in (["all"], ["check"]):
         print("usage: .venv/bin/python -m tests.run all|check", file=sys.stderr)
         return 2
-    everything = arguments == ["all"]
-    stages = [*static(), unit(coverage=everything), *(whole() if everything else [])]
+    stages = everything() if arguments == ["all"] else [*static(), *unit(coverage=False)]
     began = time.monotonic()
-    adopt_orphans()
     try:
         forget_coverage()
-        for number, stage in enumerate(stages, start=1):
-            run(stage, label=f"{number}/{len(stages)} {stage.name}")
+        run_all(stages)
     except Failed as failed:
         print(f"\nFAILED: {failed}", flush=True)
         return 1
@@ -124,31 +187,101 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def run(stage: Stage, *, label: str) -> None:
-    """Run one stage. Raises Failed."""
+def run_all(stages: Sequence[Stage]) -> None:
+    """Run the stages in their order, several at a time. Raises Failed at the first that does not pass."""
+    waiting = [
+        (f"{number}/{len(stages)} {stage.name}", stage) for number, stage in enumerate(stages, 1)
+    ]
+    running: dict[int, Any] = {}
+    try:
+        while waiting or running:
+            while (found := next_of(waiting, running)) is not None:
+                waiting.remove(found)
+                label, stage = found
+                keeper = multiprocessing.get_context("fork").Process(
+                    target=keep, args=(stage, label), name=stage.name
+                )
+                keeper.start()
+                running[keeper.sentinel] = (keeper, stage)
+            for sentinel in connection.wait(list(running)):
+                keeper, stage = running.pop(sentinel)
+                keeper.join()
+                if keeper.exitcode:
+                    raise Failed(f"{stage.name}; by itself: {shown(stage)}")
+    finally:
+        for keeper, _stage in running.values():
+            keeper.terminate()
+        for keeper, _stage in running.values():
+            keeper.join()
+
+
+def next_of(
+    waiting: Sequence[tuple[str, Stage]], running: dict[int, Any]
+) -> tuple[str, Stage] | None:
+    """Return the first stage that may begin now; None when none may."""
+    if len(running) >= AT_ONCE:
+        return None
+    missing = {stage.name for _label, stage in waiting}
+    missing |= {stage.name for _keeper, stage in running.values()}
+    return next((found for found in waiting if not missing & set(found[1].after)), None)
+
+
+def keep(stage: Stage, label: str) -> None:
+    """Be the process that runs one stage and ends whatever it leaves behind."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    # Ctrl-C reaches this process, too, which the first one is about to end. Ignored, it would be so in the stage.
+    signal.signal(signal.SIGINT, lambda *_: None)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    adopt_orphans()
+    if stage.is_kept_to_half:
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, cores[len(cores) // 2 :])
+    sys.exit(0 if run(stage, label=label) else 1)
+
+
+def run(stage: Stage, *, label: str) -> bool:
+    """Run one stage and say what came of it; return whether it passed.
+
+    What stages print while they run side by side is held back until they end.
+    """
     if stage.tests and not any(
         found for tests in stage.tests for found in (ROOT / tests).rglob("test_*.py")
     ):
         print(f"== {label}: no tests yet", flush=True)
-        return
-    if stage.name == "browser tests":
-        provide_chromium()
+        return True
     print(f"== {label}", flush=True)
     began = time.monotonic()
-    code = call(stage)
-    took = f"{time.monotonic() - began:.1f} s"
-    if code is None:
-        raise Failed(f"{stage.name} took longer than {stage.seconds} s and was stopped")
-    if code:
-        raise Failed(f"{stage.name} (exit code {code} after {took}); by itself: {shown(stage)}")
-    print(f"   {took}", flush=True)
+    with tempfile.TemporaryFile("w+", errors="replace") as said:
+        try:
+            if stage.name == "browser tests":
+                provide_chromium()
+            code = call(stage, said=said)
+        except Failed as failed:
+            print(f"-- {label}: {failed}", flush=True)
+            return False
+        said.seek(0)
+        took = f"{time.monotonic() - began:.1f} s"
+        how = {None: f"stopped, for it may take {stage.seconds} s", 0: "passed"}.get(
+            code, f"exit code {code}"
+        )
+        print(f"{said.read()}-- {label}: {how} after {took}", flush=True)
+    return code == 0
 
 
-def call(stage: Stage) -> int | None:
-    """Return the stage's exit code, None when its time was up. Nothing that it started outlives it."""
+def call(stage: Stage, *, said: Any = None) -> int | None:
+    """Return the stage's exit code, None when its time was up. Nothing that it started outlives it.
+
+    `said` is a file for what it prints; None shows it at once.
+    """
     environment = os.environ | {"DJANGO_SETTINGS_MODULE": "tests.settings"} | stage.environment
     process = subprocess.Popen(
-        stage.command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, start_new_session=True
+        stage.command,
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=said,
+        stderr=subprocess.STDOUT if said else None,
+        start_new_session=True,
     )
     try:
         return process.wait(timeout=stage.seconds)

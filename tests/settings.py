@@ -9,7 +9,7 @@ from pathlib import Path
 os.environ.setdefault("PAIRLOOP_VAR", str(Path(__file__).resolve().parent.parent / "var" / "test"))
 
 from pairloop.settings import *  # noqa: F403
-from pairloop.settings import DATABASES, LOGGING, STORAGES, TEMPLATES
+from pairloop.settings import DATABASES, LOGGING, STORAGES
 
 # Slow hashes protect people; tests have none.
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
@@ -17,8 +17,6 @@ PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 STORAGES = STORAGES | {
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
 }
-# The coverage plugin for templates needs it.
-TEMPLATES[0]["OPTIONS"]["debug"] = True
 # Connections kept open between tests would keep the server from stopping quickly.
 DATABASES["default"]["CONN_MAX_AGE"] = 0
 LOGGING["root"]["level"] = "WARNING"

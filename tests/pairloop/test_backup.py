@@ -23,8 +23,8 @@ from models_registry.models import ModelVersion, RegisteredModel
 from pairloop.lib import files
 from pairloop.up import archive, dumps, postgres
 from tests import factories
+from tests.loop.invariants import invariants_hold, rows
 from tests.loop.product import ROOT, Product
-from tests.loop.test_kills import invariants_hold, rows
 from tests.training.conftest import judge
 from tests.training.scripted import GOOD, trainer
 from training import actions, runner

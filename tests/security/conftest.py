@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from copy import deepcopy
 
 import pytest
+from django.db import transaction
 from django.test import Client
 from django.utils import timezone
+from pytest_django import DjangoDbBlocker
 
 from annotate.models import Assignment
 from models_registry.models import RegisteredModel
@@ -111,7 +114,21 @@ def lease(model: RegisteredModel, labeler_client: Client) -> Assignment:
     return Assignment.objects.latest("assigned_at")
 
 
+@pytest.fixture(scope="module")
+def world_built(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[World]:
+    """The world of a module's tests, in a transaction around theirs: making it takes longer than most of them."""
+    around = transaction.atomic()
+    with django_db_blocker.unblock():
+        around.__enter__()
+        world = build()
+    yield world
+    with django_db_blocker.unblock():
+        transaction.set_rollback(True)
+        around.__exit__(None, None, None)
+
+
 @pytest.fixture
-def world(db: None) -> World:
+def world(world_built: World, db: None) -> World:
     """Two models, and everybody who might ask for what belongs to one of them."""
-    return build()
+    # What a test does to its objects must not reach the next one; what it does to the rows is rolled back.
+    return deepcopy(world_built)

@@ -19,7 +19,7 @@ from schemathesis.schemas import APIOperation
 from pairloop.accounts import actions
 from pairloop.wsgi import application
 from tests.security.routes import routes
-from tests.security.world import World, build
+from tests.security.world import World
 
 pytestmark = [pytest.mark.django_db, pytest.mark.slow, pytest.mark.timeout(120)]
 EXAMPLES = 10
@@ -36,14 +36,14 @@ def operations() -> list[APIOperation[Any, Any, Any, Any]]:
 
 
 @pytest.fixture
-def world(db: None, settings: Any) -> Iterator[World]:
+def world(world: World, settings: Any) -> Iterator[World]:
     # It asks faster than people do.
     settings.API_PER_MINUTE = 0
     # As Django's own test client does: the tests' transaction must outlive the request.
     signals = (request_started, request_finished)
     for signal in signals:
         signal.disconnect(close_old_connections)
-    yield build()
+    yield world
     for signal in signals:
         signal.connect(close_old_connections)
 
