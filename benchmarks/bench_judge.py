@@ -469,7 +469,9 @@ def run_size(pairs: int) -> dict[str, Any]:
         with serving(port):
             # A page's first requests compile templates.
             measured(port, cookies[1:3], think_s=0, seconds=1)
-            many = measured(port, cookies, think_s=THINK_S, seconds=SECONDS)
+            # Not so long that the small queue runs empty.
+            seconds = SECONDS if pairs > SMALL else 8.0
+            many = measured(port, cookies, think_s=THINK_S, seconds=seconds)
             tell(f"{name}, {LABELERS} labelers", many)
             heavy = measured(port, cookies[:1], think_s=0.02, seconds=3)
             tell(f"{name}, the heavy one", heavy)

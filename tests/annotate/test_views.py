@@ -156,7 +156,7 @@ class TestJudge:
 
         assert "<script>alert" not in page
         assert "<img" not in page
-        assert page.count("</form>") == 3  # the verdicts', the log-out button's and the keys'
+        assert page.count("</form>") == 4  # the verdicts', log out, a prompt of one's own, the keys'
 
     def test_shows_admins_every_model(self, client, model):
         client.force_login(UserFactory(is_staff=True))
@@ -508,7 +508,7 @@ class TestGuidelines:
         model.judging_policy.save()
         queued(model)
 
-        assert "Guidelines" not in visitor.get(judge_url(model)).text
+        assert "data-guidelines" not in visitor.get(judge_url(model)).text
 
 
 JSON = {"Accept": "application/json"}

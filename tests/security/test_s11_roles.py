@@ -14,6 +14,9 @@ FOR_LABELERS = {
     "login", "logout", "healthz", "readyz", "home", "account", "token-revoke", "judge", "judgement",
     "judgement_undo", "api-missing", "password_change", "person-link", "api-docs", "api-schema", "api-tokens", "api-token", "api-models",
     "api-model", "api-assignments", "api-judgement", "admin-login",
+    # The judging screen, what somebody judged themselves, and prompts that they write.
+    "judge_next", "judge_keep", "judge_view", "judge_prompt", "judgement_later", "judgement_flag",
+    "history", "history-judgement", "guidelines", "api-history", "api-attacks",
 }  # fmt: skip
 
 
