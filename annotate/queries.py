@@ -82,6 +82,17 @@ def assignment_of(*, labeler: User, uuid: UUID) -> Assignment:
     return found
 
 
+def assignment_to_judge(*, labeler: User, slug: str, uuid: UUID) -> Assignment:
+    """Return a labeler's own assignment of this model, which they may still judge, and nothing that is shown of it.
+
+    Raises Assignment.DoesNotExist for any other. One query.
+    """
+    found = turns.own(uuid, labeler_id=labeler.pk)
+    if found is None or found[1] != slug or not (labeler.is_staff or found[2]):
+        raise Assignment.DoesNotExist
+    return found[0]
+
+
 def assignment_judged_last(*, model: RegisteredModel, labeler: User) -> Assignment | None:
     """Return what a labeler judged last and did not take back: what one undo takes back."""
     stands = judgements_standing().filter(assignment=OuterRef("pk"))

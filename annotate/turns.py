@@ -332,6 +332,30 @@ def shown(uuid: UUID) -> Assignment | None:
     return lease  # type: ignore[no-any-return]
 
 
+OWN = Statement(
+    "judging_own",
+    f"""
+    SELECT model.slug,
+           EXISTS (
+               SELECT FROM models_registry_membership
+               WHERE model_id = model.id AND user_id = lease.labeler_id
+           ),
+           {_SHOWN["lease"].sql}
+    FROM annotate_assignment lease
+    JOIN annotate_pair pair ON pair.id = lease.pair_id
+    JOIN annotate_prompt prompt ON prompt.id = pair.prompt_id
+    JOIN models_registry_registeredmodel model ON model.id = prompt.model_id
+    WHERE lease.uuid = %(uuid)s AND lease.labeler_id = %(labeler)s::bigint
+""",  # noqa: S608 columns of ours
+)
+
+
+def own(uuid: UUID, *, labeler_id: int) -> tuple[Assignment, str, bool] | None:
+    """Return a labeler's assignment without what is shown of it, its model's slug, and whether they are a member."""
+    row = OWN.row({"uuid": uuid, "labeler": labeler_id})
+    return (_SHOWN["lease"].instance(row[2:]), row[0], row[1]) if row else None
+
+
 def _one_to_one(kind: type[Model], name: str) -> Any:
     return kind._meta.get_field(name)  # noqa: SLF001
 

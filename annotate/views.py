@@ -116,12 +116,16 @@ def judge_keep(request: Request, slug: str) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def judgement(request: Request, slug: str, uuid: UUID) -> HttpResponse:
     """Show one assignment, or record a verdict on it. Repeating it changes nothing, unless it is a revision."""
-    assignment = _assignment_for(request, slug, uuid)
-    if request.method != "POST":
-        return _page(request, assignment.pair.prompt.model, assignment)
     form = JudgementForm(request.POST)
-    if not form.is_valid():
-        return _invalid(request, assignment, form)
+    if request.method != "POST" or not form.is_valid():
+        assignment = _assignment_for(request, slug, uuid)
+        if request.method == "POST":
+            return _invalid(request, assignment, form)
+        return _page(request, assignment.pair.prompt.model, assignment)
+    try:
+        assignment = queries.assignment_to_judge(labeler=request.user, slug=slug, uuid=uuid)
+    except Assignment.DoesNotExist as missing:
+        raise Http404 from missing
     recorded = judging.judgement_record(
         assignment=assignment, now=timezone.now(), **form.cleaned_data
     )

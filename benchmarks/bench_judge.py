@@ -209,13 +209,14 @@ def sessions() -> list[str]:
     """Log every labeler in; return the cookies."""
     from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
     from django.contrib.auth.models import User
-    from django.contrib.sessions.backends.db import SessionStore
+
+    from pairloop.accounts.sessions import SessionStore
 
     keys = []
     for user in User.objects.filter(username__startswith="labeler-").order_by("pk"):
         session = SessionStore()
         session[SESSION_KEY] = str(user.pk)
-        session[BACKEND_SESSION_KEY] = "django.contrib.auth.backends.ModelBackend"
+        session[BACKEND_SESSION_KEY] = "pairloop.accounts.backends.Accounts"
         session[HASH_SESSION_KEY] = user.get_session_auth_hash()
         session.create()
         keys.append(str(session.session_key))

@@ -168,6 +168,8 @@ USE_TZ = True
 
 # --- Safety ------------------------------------------------------------------------------------------
 
+SESSION_ENGINE = "pairloop.accounts.sessions"
+AUTHENTICATION_BACKENDS = ["pairloop.accounts.backends.Accounts"]
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "home"
 LOGOUT_REDIRECT_URL = "login"

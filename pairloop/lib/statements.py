@@ -36,7 +36,8 @@ class Statement:
         """Run it and return what it returns; all parameters must be there."""
         with connection.cursor() as cursor:
             self._run(cursor, parameters)
-            return cursor.fetchall() if cursor.description else []
+            # Not its description, which is an object for each column.
+            return cursor.fetchall() if cursor.pgresult.nfields else []
 
     def row(self, parameters: Mapping[str, Any]) -> tuple[Any, ...] | None:
         """Run it and return its first row, if it has one."""
