@@ -359,7 +359,8 @@ def judgement_undo(*, assignment: Assignment, now: datetime) -> None:
             judged_at=now,
         )
         until = now + timedelta(minutes=facts.lease_minutes or DEFAULTS.lease_minutes)
-        day = timezone.localdate(facts.judged_at)
+        # It was counted when it was judged first; a revision since has not moved that.
+        day = timezone.localdate(facts.closed_at or facts.judged_at)
         if turns.reopen(facts, taken_back, until=until, day=day):
             break
     if facts.comparison_id:

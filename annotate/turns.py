@@ -129,7 +129,7 @@ _NOT_HELD = "entry.pair_id <> ALL(%(held)s::bigint[])"
 #: locked: only what this labeler holds and what others take at this moment is passed by.
 RESERVED = f"""
     SELECT entry.pair_id FROM annotate_queueentry entry
-    WHERE {_FREE} AND entry.reserved_for_id = %(labeler)s AND {_NOT_HELD}
+    WHERE {_FREE} AND entry.reserved_for_id = %(labeler)s AND entry.opinions = 0 AND {_NOT_HELD}
     ORDER BY entry.pair_id LIMIT 1 FOR UPDATE SKIP LOCKED
 """  # noqa: S608 constants
 FRESH = f"""
@@ -599,7 +599,9 @@ CLOSE = Statement(
     ), left_over AS (
         UPDATE annotate_queueentry queued
         SET wanted = %(wanted)s, leased = queued.leased - %(counts)s::int,
-            opinions = queued.opinions + 1, last_labeler_id = %(labeler)s
+            opinions = queued.opinions + 1, last_labeler_id = %(labeler)s,
+            -- Whoever it was kept for has judged it: further opinions are others' to give.
+            reserved_for_id = NULL
         FROM entry, said WHERE queued.pair_id = entry.pair_id AND %(wanted)s > 0
     ), complete AS (
         DELETE FROM annotate_queueentry queued
@@ -638,7 +640,8 @@ REOPEN = Statement(
         SELECT %(pair)s, %(model)s::bigint, %(priority)s::int, 1, 1, %(others)s::smallint, %(last_labeler)s::int
         FROM said WHERE NOT %(is_on_top)s
         ON CONFLICT (pair_id) DO UPDATE
-        SET wanted = queued.wanted + 1, leased = queued.leased + 1,
+        -- A lease that was open all the same is counted already.
+        SET wanted = queued.wanted + %(was_closed)s::bool::int, leased = queued.leased + %(was_closed)s::bool::int,
             opinions = EXCLUDED.opinions, last_labeler_id = EXCLUDED.last_labeler_id
     ), on_top AS (
         UPDATE annotate_queueentry queued SET opinions = %(others)s, last_labeler_id = %(last_labeler)s
@@ -682,6 +685,7 @@ def reopen(facts: Facts, judgement: Judgement, *, until: datetime, day: date) ->
         "priority": facts.priority,
         "others": len(facts.others),
         "last_labeler": facts.last_labeler,
+        "was_closed": facts.closed_at is not None,
         "day": day,
     }
     return _write(REOPEN, facts, judgement, effect)

@@ -84,6 +84,9 @@ class JudgingPolicyFactory(DjangoModelFactory):
     second_if_slight = False
     second_of_new = 0
     audit_share = 0.0
+    # Silent checks come by chance; tests of them ask for them.
+    gold_share = 0.0
+    repeat_share = 0.0
 
 
 class GuidelinesFactory(DjangoModelFactory):

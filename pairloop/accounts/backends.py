@@ -9,7 +9,7 @@ from pairloop.lib.statements import Columns, Statement
 
 _USER = Columns("person", User)
 READ = Statement(
-    "accounts_user",
+    "user_read",
     f"SELECT {_USER.sql} FROM auth_user person WHERE person.id = %(id)s::bigint",  # noqa: S608 columns of ours
 )
 

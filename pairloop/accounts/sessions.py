@@ -10,7 +10,7 @@ from django.utils import timezone
 from pairloop.lib.statements import Statement
 
 READ = Statement(
-    "accounts_session",
+    "session_read",
     """
     SELECT session_data FROM django_session
     WHERE session_key = %(key)s::varchar AND expire_date > %(now)s::timestamptz

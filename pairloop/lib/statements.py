@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from django.conf import settings
 from django.db import connection
 from django.db.backends.utils import CursorWrapper
 from django.db.models import Field, JSONField, Model
@@ -19,8 +20,8 @@ _known: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
 class Statement:
     """One statement with parameters like %(name)s, which need a cast wherever PostgreSQL cannot tell their type.
 
-    Planning a join of ten tables takes longer than running it, and people wait for both. Where somebody else's
-    pooler may stand between us and the server, which knows nothing of prepared statements, it is sent as it is.
+    Planning a join of ten tables takes longer than running it, and people wait for both. Where the database is
+    not our own, a pooler may stand between us and the server and know nothing of prepared statements: sent as it is.
     """
 
     def __init__(self, name: str, sql: str) -> None:
@@ -52,7 +53,7 @@ class Statement:
             return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
     def _run(self, cursor: CursorWrapper, parameters: Mapping[str, Any]) -> None:
-        if not str(connection.settings_dict["HOST"]).startswith("/"):
+        if settings.DATABASE_URL:
             cursor.execute(self._plain, parameters)
             return
         known = _known.setdefault(connection.connection, set())

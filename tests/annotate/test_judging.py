@@ -91,6 +91,30 @@ class TestPairAssign:
                 model=version.model, labeler=factories.UserFactory.create(), now=NOW
             )
 
+    def test_gives_a_reserved_pair_to_its_labeler_once(self) -> None:
+        version, (mine, other) = queue(pairs=1, labelers=2, overlap=2)
+        QueueEntry.objects.update(reserved_for=mine)
+
+        record(assign(version, mine), "left")
+
+        with pytest.raises(judging.QueueEmpty):
+            assign(version, mine)
+        assert assign(version, other).labeler == other
+        assert books_balance(version)
+
+    def test_takes_back_on_the_day_it_was_judged(self) -> None:
+        version, (mine,) = queue(pairs=2)
+        lease = assign(version, mine)
+        record(lease, "left")
+        tomorrow = NOW + timedelta(days=1)
+        judging.judgement_record(assignment=lease, verdict="tie", now=tomorrow, revise=True)
+        record(assign(version, mine, tomorrow), "left", tomorrow)
+
+        judging.judgement_undo(assignment=lease, now=tomorrow)
+
+        tally = Tally.objects.get(labeler=mine)
+        assert (tally.today, tally.judged) == (1, 1)
+
     def test_asks_for_more_pairs_when_nothing_waits(self, no_jobs: None) -> None:
         version, (labeler,) = queue(pairs=1)
         record(assign(version, labeler), "left")

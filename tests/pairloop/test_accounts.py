@@ -189,7 +189,7 @@ class TestTokenUse:
         with CaptureQueriesContext(connection) as queries:
             caller.get("/api/v1/models/")
 
-        assert len([query for query in queries if "accounts_" in query["sql"]]) == 1
+        assert len([query for query in queries if "accounts_requestcount" in query["sql"]]) == 1
 
 
 class TestPerMinute:

@@ -28,8 +28,8 @@ class TestStatement:
         for text in ["'; DROP TABLE auth_user; --", "100 %s", "back\\slash", "\N{SNOWMAN}"]:
             assert said.row({"text": text}) == (text,)
 
-    def test_goes_as_it_is_where_a_pooler_may_stand_between(self, monkeypatch) -> None:
-        monkeypatch.setitem(connection.settings_dict, "HOST", "db.example.org")
+    def test_goes_as_it_is_where_a_pooler_may_stand_between(self, settings) -> None:
+        settings.DATABASE_URL = "postgresql://db.example.org/pairs"
         never = Statement("test_never", "SELECT %(a)s::int")
 
         assert never.row({"a": 7}) == (7,)
@@ -61,7 +61,7 @@ class TestConnection:
 
     def test_asks_a_server_on_a_network(self, monkeypatch) -> None:
         connection.ensure_connection()
-        monkeypatch.setitem(connection.settings_dict, "HOST", "db.example.org")
+        settings.DATABASE_URL = "postgresql://db.example.org/pairs"
         assert connection.is_usable()
 
         self.kill()
