@@ -7,13 +7,13 @@ comparison, and nobody is stopped by what comes of them.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from uuid import UUID
 
 from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
-from django.db.models import Exists, F, OuterRef, Q, Subquery
+from django.db.models import Exists, F, OuterRef, Q
 
 from annotate import queries
 from annotate.models import (
@@ -21,7 +21,6 @@ from annotate.models import (
     Assignment,
     Completion,
     Gold,
-    Judgement,
     JudgingPolicy,
     Pair,
     QueueEntry,
@@ -30,6 +29,7 @@ from annotate.models import (
 )
 from models_registry.models import RegisteredModel
 from pairloop.lib.errors import Refused
+from pairloop.lib.statements import Statement
 
 #: So many judgements lie between a pair and its repeat, or the labeler remembers it.
 REPEAT_AFTER = 50
@@ -218,8 +218,13 @@ def _gold_next(
 class _Past:
     """What became of one of a labeler's assignments."""
 
-    assignment: Assignment
+    uuid: UUID
+    pair_id: int
+    first_is_left: bool
+    purpose: str
+    model_id: int
     verdict: str
+    was_repeated: bool
 
     @property
     def is_judged(self) -> bool:
@@ -228,16 +233,36 @@ class _Past:
 
     def can_be_repeated(self, model: RegisteredModel) -> bool:
         """Whether it is a decided judgement of this model that was not repeated."""
-        pair = self.assignment.pair
-        is_check = pair.purpose in (Pair.Purpose.GOLD, Pair.Purpose.REPEAT)
-        is_free = not is_check and not self.assignment.__dict__["was_repeated"]
-        return self.verdict in DECIDED and is_free and pair.prompt.model_id == model.pk
+        is_check = self.purpose in (Pair.Purpose.GOLD, Pair.Purpose.REPEAT)
+        is_free = not is_check and not self.was_repeated
+        return self.verdict in DECIDED and is_free and self.model_id == model.pk
 
     def is_repeat_unjudged(self, model: RegisteredModel) -> bool:
         """Whether it is a repeat whose lease ended before it was judged."""
-        pair = self.assignment.pair
-        is_repeat = pair.purpose == Pair.Purpose.REPEAT and pair.prompt.model_id == model.pk
+        is_repeat = self.purpose == Pair.Purpose.REPEAT and self.model_id == model.pk
         return is_repeat and not self.is_judged
+
+
+#: A labeler's last assignments of all models that are closed, the newest first.
+PAST = Statement(
+    "checks_past",
+    """
+    SELECT lease.uuid, lease.pair_id, lease.first_is_left, pair.purpose, prompt.model_id,
+           coalesce(said.verdict, ''), EXISTS (SELECT FROM annotate_repeat WHERE original_id = lease.uuid)
+    FROM (
+        SELECT uuid, pair_id, first_is_left, closed_at FROM annotate_assignment
+        WHERE labeler_id = %(labeler)s::bigint AND closed_at IS NOT NULL
+        ORDER BY closed_at DESC LIMIT %(window)s::int
+    ) lease
+    JOIN annotate_pair pair ON pair.id = lease.pair_id
+    JOIN annotate_prompt prompt ON prompt.id = pair.prompt_id
+    LEFT JOIN LATERAL (
+        SELECT verdict FROM annotate_judgement
+        WHERE assignment_id = lease.uuid ORDER BY revision DESC LIMIT 1
+    ) said ON TRUE
+    ORDER BY lease.closed_at DESC
+""",
+)
 
 
 def _repeat_next(model: RegisteredModel, lease: _Lease, chance: random.Random) -> Assignment | None:
@@ -245,33 +270,24 @@ def _repeat_next(model: RegisteredModel, lease: _Lease, chance: random.Random) -
     past = _past(lease.labeler)
     for one in past:
         if one.is_repeat_unjudged(model):
-            return lease.open(one.assignment.pair_id, first_is_left=one.assignment.first_is_left)
+            return lease.open(one.pair_id, first_is_left=one.first_is_left)
     judged = [one for one in past if one.is_judged]
     options = [one for one in judged[REPEAT_AFTER:] if one.can_be_repeated(model)]
     if not options:
         return None
-    original = chance.choice(options).assignment
-    pair = _copy(original.pair, Pair.Purpose.REPEAT)
+    original = chance.choice(options)
+    pair = _copy(Pair.objects.get(pk=original.pair_id), Pair.Purpose.REPEAT)
     assignment = lease.open(pair.pk, first_is_left=not original.first_is_left)
     Tally.objects.filter(pk=lease.tally.pk).update(since_repeat=0)
-    Repeat.objects.create(assignment=assignment, model=model, original=original, made_at=lease.now)
+    Repeat.objects.create(
+        assignment=assignment, model=model, original_id=original.uuid, made_at=lease.now
+    )
     return assignment
 
 
-def _past(labeler: User) -> Sequence[_Past]:
-    """Return a labeler's last assignments of all models that are closed, the newest first. One query."""
-    last = Judgement.objects.filter(assignment=OuterRef("pk")).order_by("-revision")
-    rows = (
-        Assignment.objects.filter(labeler=labeler, closed_at__isnull=False)
-        .select_related("pair__prompt")
-        .defer("pair__prompt__messages")
-        .annotate(
-            verdict=Subquery(last.values("verdict")[:1]),
-            was_repeated=Exists(Repeat.objects.filter(original=OuterRef("pk"))),
-        )
-        .order_by("-closed_at")[: REPEAT_AFTER + REPEAT_FROM]
-    )
-    return [_Past(one, one.verdict or "") for one in rows]
+def _past(labeler: User) -> list[_Past]:
+    window = REPEAT_AFTER + REPEAT_FROM
+    return [_Past(*row) for row in PAST.rows({"labeler": labeler.pk, "window": window})]
 
 
 def gold_of(*, model: RegisteredModel, pk: int) -> Gold:
