@@ -2,7 +2,7 @@
 # The engine on a CPU needs Python 3.11 exactly.
 PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
 
-.PHONY: help run test check loop bench-import bench-train lock clean
+.PHONY: help run test check loop bench-import bench-judge bench-train lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -11,6 +11,7 @@ help:
 	@echo 'make check  static checks and unit tests, two at a time'
 	@echo 'make loop   one turn of the wheel with everything real, about eight minutes'
 	@echo 'make bench-import [ROWS=100000]   time and memory of importing preference pairs, about two minutes'
+	@echo 'make bench-judge [PAIRS=1000000]  judging by 50 labelers: milliseconds, statements, from key to paint, about five minutes'
 	@echo 'make bench-train [DATA=pairs.jsonl]  speed, memory and losses of training against TRL, about 25 minutes'
 	@echo 'make lock   write requirements/*.txt anew from pyproject.toml'
 	@echo 'make clean  delete environments and caches; keeps var/, so no data is lost'
@@ -35,6 +36,10 @@ loop:
 bench-import:
 	@$(PYTHON) -m pairloop.up.environments check
 	@exec .venv/bin/python benchmarks/bench_import.py $(ROWS)
+
+bench-judge:
+	@$(PYTHON) -m pairloop.up.environments check
+	@exec .venv/bin/python benchmarks/bench_judge.py $(PAIRS)
 
 bench-train:
 	@$(PYTHON) -m pairloop.up.environments check ml bench
