@@ -21,6 +21,7 @@ export class Session {
   #noteFor;
   #reasonsTimer;
   #seen;
+  #isHeldBack = false;
 
   constructor(parts) {
     Object.assign(this, parts);
@@ -36,6 +37,8 @@ export class Session {
     outbox.addEventListener("answered", ({ detail }) => this.#answered(detail));
     addEventListener("pagehide", () => this.#reasonsSend());
     addEventListener("online", () => this.cards.fill(this.cards.seenBy()));
+    // The field that is left may lie under the pointer: its click comes first.
+    for (const type of ["focusin", "focusout"]) document.addEventListener(type, () => setTimeout(() => this.#open()));
     document.addEventListener("visibilitychange", () => document.hidden || this.#keep());
     setInterval(() => document.hidden || this.#keep(), KEEP_MS);
   }
@@ -166,7 +169,18 @@ export class Session {
       this.outbox.inTrouble("");
       this.outbox.wake();
     }
-    if (!this.card) this.#advance();
+    this.#open();
+  }
+
+  /* A pair that comes while none is shown takes the focus, and letters are verdicts from then on: whoever writes
+     is left to finish first. */
+  #open() {
+    if (this.card || !this.cards.waiting.length) return;
+    if (!isWriting()) this.#advance();
+    else if (!this.#isHeldBack) {
+      this.#calm("A pair is here", "It appears as soon as you leave the field in which you write.");
+      this.#isHeldBack = true;
+    }
   }
 
   #advance() {
@@ -178,6 +192,7 @@ export class Session {
 
   #show(card, { isFirst = false } = {}) {
     this.card = card;
+    this.#isHeldBack = false;
     this.#seen = undefined;
     this.#paintedAt = Infinity;
     this.#noteFor = undefined;
@@ -250,7 +265,7 @@ export class Session {
     this.#doneLess();
     const answer = await this.net.post("next/", [["as", this.reading.view], ...this.#have().filter((one) => one !== uuid).map((one) => ["have", one])], "text/html");
     const node = answer.kind === "ok" ? elementOf(answer.text) : undefined;
-    if (node?.dataset.uuid !== uuid) {
+    if (node?.dataset.uuid !== uuid || isWriting()) {
       this.bar.tell("Taken back. That pair comes next.");
       if (node?.dataset.uuid) this.cards.putBack(new this.Card(node));
       return;
@@ -285,7 +300,7 @@ export class Session {
 
   /* The server says that nothing waits, and why. */
   #nothing(node) {
-    if (this.card) return;
+    if (this.card || this.cards.waiting.length) return;
     if (node) {
       node.tabIndex = -1;
       const hadFocus = this.place.contains(document.activeElement);
@@ -299,7 +314,7 @@ export class Session {
 
   #away({ kind, sentence }) {
     if (kind === "login") this.outbox.inTrouble(kind);
-    if (this.card) return;
+    if (this.card || this.cards.waiting.length) return;
     if (kind === "login") this.#calm("You are not logged in any more", "Log in again, and the next pair is here. What you said is kept.");
     else if (kind === "refused") this.#calm("There is nothing to judge here", sentence);
     else this.#calm("The server cannot be reached", "What you said is kept here and goes out as soon as it is back. Then the next pair appears by itself.");
@@ -370,6 +385,11 @@ export class Session {
     this.bar.outbox({ count: waiting.length, trouble: this.outbox.trouble, notices: this.outbox.notices() });
     this.bar.undoable(this.past.length > 0 || Boolean(this.judgedLast));
   }
+}
+
+/* Whether letters go into a field now, or its form's button is about to be pressed. */
+function isWriting() {
+  return Boolean(document.activeElement?.closest("input, textarea, select, [contenteditable], [data-note] button, .attack button"));
 }
 
 function fieldsOf(card, isRevision = false) {
