@@ -78,14 +78,22 @@ export class Session {
   /* The pair before comes back at once, out of memory; only beyond this page's beginning the server is asked. */
   undo() {
     this.noteEnd();
-    this.#reasonsSend();
     const card = this.past.pop();
+    if (this.reasonsDue === card) this.#reasonsForget();
+    else this.#reasonsSend();
     if (!card) return this.#undoFurther();
-    const unsent = this.outbox.unsent("judge", card.uuid);
-    if (unsent) this.outbox.drop(unsent);
-    else this.outbox.push("undo", card.uuid, []);
+    if (!this.#wasUnsent(card)) this.outbox.push("undo", card.uuid, []);
     this.#comeBack(card);
     return undefined;
+  }
+
+  /* Drop what did not go out yet; whether that was everything that was said. */
+  #wasUnsent({ uuid }) {
+    for (let act; (act = this.outbox.unsent("judge", uuid)); ) {
+      this.outbox.drop(act);
+      if (!isRevision(act)) return true;
+    }
+    return false;
   }
 
   redo(by) {
@@ -350,17 +358,21 @@ export class Session {
   #revise(card) {
     clearTimeout(this.#reasonsTimer);
     const unsent = this.outbox.unsent("judge", card.uuid);
-    if (unsent) this.outbox.save({ ...unsent, fields: fieldsOf(card, unsent.fields.some(([name]) => name === "revise")) });
+    if (unsent) this.outbox.save({ ...unsent, fields: fieldsOf(card, isRevision(unsent)) });
     else {
       this.reasonsDue = card;
       this.#reasonsTimer = setTimeout(() => this.#reasonsSend(), REASONS_MS);
     }
   }
 
-  #reasonsSend() {
+  #reasonsForget() {
     clearTimeout(this.#reasonsTimer);
-    const card = this.reasonsDue;
     this.reasonsDue = undefined;
+  }
+
+  #reasonsSend() {
+    const card = this.reasonsDue;
+    this.#reasonsForget();
     if (card) this.outbox.push("judge", card.uuid, fieldsOf(card, true));
   }
 
@@ -379,7 +391,7 @@ export class Session {
 
   #told() {
     const waiting = this.outbox.waiting();
-    const judges = waiting.filter(({ kind, fields }) => kind === "judge" && !fields.some(([name]) => name === "revise")).length;
+    const judges = waiting.filter((act) => act.kind === "judge" && !isRevision(act)).length;
     const undos = waiting.filter(({ kind }) => kind === "undo").length;
     this.bar.progress(Math.max(this.done.today + judges - undos, 0), Math.max(this.done.inAll + judges - undos, 0));
     this.bar.outbox({ count: waiting.length, trouble: this.outbox.trouble, notices: this.outbox.notices() });
@@ -390,6 +402,10 @@ export class Session {
 /* Whether letters go into a field now, or its form's button is about to be pressed. */
 function isWriting() {
   return Boolean(document.activeElement?.closest("input, textarea, select, [contenteditable], [data-note] button, .attack button"));
+}
+
+function isRevision({ fields }) {
+  return fields.some(([name]) => name === "revise");
 }
 
 function fieldsOf(card, isRevision = false) {
