@@ -4,6 +4,7 @@
 import { Bar, WORDS } from "./judge/bar.js";
 import { Card, Cards } from "./judge/cards.js";
 import { Clock } from "./judge/clock.js";
+import { Drafts } from "./judge/drafts.js";
 import { dialogSet, isTyping, Keys, keysShow } from "./judge/keys.js";
 import { Net } from "./judge/net.js";
 import { Outbox } from "./judge/outbox.js";
@@ -47,7 +48,7 @@ function revision() {
 /* One pair after the other. */
 function judging() {
   const outbox = new Outbox({ net, name: `${data.user}.${data.model}` });
-  const started = new Session({ form, place, data, net, outbox, bar, reading, clock, keys, Card, Cards });
+  const started = new Session({ form, place, data, net, outbox, bar, reading, clock, keys, drafts: new Drafts(), Card, Cards });
   started.start(first);
   return started;
 }

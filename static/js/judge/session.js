@@ -35,7 +35,10 @@ export class Session {
     this.cards.addEventListener("trouble", ({ detail }) => this.#away(detail));
     outbox.addEventListener("change", () => this.#told());
     outbox.addEventListener("answered", ({ detail }) => this.#answered(detail));
-    addEventListener("pagehide", () => this.#reasonsSend());
+    addEventListener("pagehide", () => {
+      this.noteEnd();
+      this.#reasonsSend();
+    });
     addEventListener("online", () => this.cards.fill(this.cards.seenBy()));
     // The field that is left may lie under the pointer: its click comes first.
     for (const type of ["focusin", "focusout"]) document.addEventListener(type, () => setTimeout(() => this.#open()));
@@ -69,6 +72,7 @@ export class Session {
     card.by = by;
     card.wasTakenBack = false;
     this.outbox.push("judge", card.uuid, fieldsOf(card));
+    this.drafts.keep(card.uuid, "");
     this.past.push(card);
     this.#chipsFor = card;
     this.bar.said(card);
@@ -120,7 +124,9 @@ export class Session {
     const card = this.#noteFor ?? this.card;
     if (!card) return;
     card.note = text;
-    if (card === this.card) this.bar.noted(text);
+    if (card !== this.card) return;
+    this.drafts.keep(card.uuid, text);
+    this.bar.noted(text);
   }
 
   noteLast() {
@@ -199,11 +205,12 @@ export class Session {
   }
 
   #show(card, { isFirst = false } = {}) {
+    this.noteEnd();
     this.card = card;
+    card.note ||= this.drafts.of(card.uuid);
     this.#isHeldBack = false;
     this.#seen = undefined;
     this.#paintedAt = Infinity;
-    this.#noteFor = undefined;
     this.#close();
     keysShow(this.keys, card.node);
     if (!isFirst) this.place.replaceChildren(card.node);
