@@ -7,7 +7,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from annotate.models import Judgement
+from annotate.models import Judgement, JudgingPolicy
 from tests.e2e.judging import (
     forgive_the_network,
     judge,
@@ -99,21 +99,21 @@ class TestUndo:
     ):
         queued_many(model, 4)
         page.goto(judge_url)
-        (one,) = judge(page, "a")
         ready(page)
-        saved(page)
         page.wait_for_load_state("networkidle")
         context.set_offline(True)
+        (one,) = judge(page, "a")
+        ready(page)
 
+        # The verdict was tried in vain, the reason was not tried yet.
         page.keyboard.press("1")
-        # Longer than reasons are gathered; a first try is over, the next one is not.
         page.wait_for_timeout(800)
         page.keyboard.press("z")
         assert ready(page) == one
         context.set_offline(False)
 
         saved(page)
-        assert revisions(one)[-1] == ""
+        assert revisions(one) == ["left_much", ""]
         forgive_the_network(complaints)
 
     def test_of_a_judgement_and_its_reason_without_network_sends_neither(
@@ -253,3 +253,33 @@ class TestANote:
         page.keyboard.press("a")
         saved(page)
         assert last(one).note == "because"
+
+
+class TestGuidelines:
+    def test_that_changed_are_told_once_and_not_claimed(self, page, judge_url, model):
+        queued_many(model, 4)
+        page.clock.install()
+        page.goto(judge_url)
+        page.clock.run_for(1000)
+        one = shown(page)
+        JudgingPolicy.objects.filter(model=model).update(
+            guidelines="Prefer the shorter one.", guidelines_version=2
+        )
+        with page.expect_response("**/keep/"):
+            page.clock.run_for(61_000)
+        notice = page.get_by_text("The guidelines changed.")
+        expect(notice).to_have_count(1)
+        page.keyboard.press("a")
+        page.clock.run_for(1000)
+        saved(page)
+        assert last(one).guidelines_version == 1
+
+        page.get_by_role("link", name="Load the page again").click()
+        page.clock.run_for(1000)
+        expect(page.get_by_text("The guidelines changed.")).to_have_count(0)
+        expect(page.get_by_text("Guidelines, version 2")).to_be_visible()
+        other = shown(page)
+        page.keyboard.press("a")
+        page.clock.run_for(1000)
+        saved(page)
+        assert last(other).guidelines_version == 2

@@ -28,6 +28,8 @@ export class Session {
     const { outbox, net, reading, Cards } = parts;
     this.cards = new Cards({ net, busy: () => this.#busy(), view: () => reading.view });
     this.judgedLast = this.data.judgedLast;
+    /* The number of those that this page shows. */
+    this.guidelines = Number(this.form.elements.guidelines.value);
     this.done = { today: Number(this.data.today), inAll: Number(this.data.inAll) };
     this.cards.seenBy = () => (this.card ? undefined : (this.#seen ?? ""));
     this.cards.addEventListener("filled", () => this.#filled());
@@ -70,6 +72,7 @@ export class Session {
     card.activeMs = this.clock.read();
     card.said = { verdict, reasons, note: card.note.trim() };
     card.by = by;
+    card.guidelines = this.guidelines;
     card.wasTakenBack = false;
     this.outbox.push("judge", card.uuid, fieldsOf(card));
     this.drafts.keep(card.uuid, "");
@@ -352,7 +355,8 @@ export class Session {
     if (!fields.length) return;
     const answer = await this.net.post("keep/", fields);
     if (answer.kind !== "ok") return;
-    const { held } = JSON.parse(answer.text);
+    const { held, guidelines } = JSON.parse(answer.text);
+    if (guidelines > this.guidelines) this.bar.guidelinesChanged();
     // Those that came meanwhile were not asked about.
     const lost = waiting.filter((uuid) => !held.includes(uuid));
     this.cards.keep(this.cards.waiting.map(({ uuid }) => uuid).filter((uuid) => !lost.includes(uuid)));
@@ -422,6 +426,7 @@ function fieldsOf(card, isRevision = false) {
     ["active_ms", String(card.activeMs)],
     ["shown_at", card.shownAt],
     ["by", card.by],
+    ["guidelines", String(card.guidelines)],
     ...card.said.reasons.map((reason) => ["reasons", reason]),
   ];
   return isRevision ? [...fields, ["revise", "1"]] : fields;
