@@ -82,6 +82,13 @@ class JudgementForm(forms.Form):
     guidelines = forms.CharField(required=False)
     of = forms.CharField(required=False)
 
+    def clean_reasons(self) -> list[str]:
+        """Return those that go with the verdict: a page that revises one offers both kinds."""
+        reasons: list[str] = self.cleaned_data["reasons"]
+        is_cannot = self.cleaned_data.get("verdict") == Verdict.CANNOT_JUDGE
+        fitting = dict(CANNOT if is_cannot else REASONS)
+        return [reason for reason in reasons if reason in fitting]
+
     def clean_active_ms(self) -> int:
         """Return the time, or 0 for nonsense: a broken clock must not cost a judgement."""
         return min(_number(self.cleaned_data["active_ms"]) or 0, MOST_MS)

@@ -101,8 +101,10 @@ document.addEventListener("keydown", (event) => {
 
 const cannot = form.querySelector("[data-cannot]");
 
+/* It judges nothing yet, so it need not wait for a pair that was just painted: the digit after it would be a
+   reason for the judgement before. */
 function cannotOpen() {
-  if (!session.canJudge()) return;
+  if (!session.card) return;
   if (!cannot.hidden) cannotClose();
   else {
     cannot.hidden = false;
@@ -129,6 +131,8 @@ function cannotKey(event) {
 }
 
 function cannotBecause(number, by) {
+  // It stays open, and the same digit counts in a moment.
+  if (!session.canJudge()) return;
   const { reason } = bar.buttonOf(`cannot-${number}`).dataset;
   cannot.hidden = true;
   session.judge("cannot_judge", by, [reason]);

@@ -74,7 +74,7 @@ export class Session {
     card.by = by;
     card.guidelines = this.guidelines;
     card.wasTakenBack = false;
-    this.outbox.push("judge", card.uuid, fieldsOf(card));
+    this.outbox.push("judge", card.uuid, fieldsOf(card), card.revision);
     this.drafts.keep(card.uuid, "");
     this.past.push(card);
     this.#chipsFor = card;
@@ -160,6 +160,12 @@ export class Session {
     this.bar.flag(card.isFlagged);
   }
 
+  /* As the server knew it when it sent the pair, unless something newer waits to be sent. */
+  #flagged(card) {
+    const last = this.outbox.waiting().findLast((act) => act.kind === "flag" && act.uuid === card.uuid);
+    return last ? last.fields.some(([name, value]) => name === "is_raised" && value === "1") : card.isFlagged;
+  }
+
   later() {
     if (!this.canJudge()) return;
     this.noteEnd();
@@ -211,6 +217,7 @@ export class Session {
     this.noteEnd();
     this.card = card;
     card.note ||= this.drafts.of(card.uuid);
+    card.isFlagged = this.#flagged(card);
     this.#isHeldBack = false;
     this.#seen = undefined;
     this.#paintedAt = Infinity;
@@ -250,7 +257,8 @@ export class Session {
   }
 
   #comeBack(card) {
-    if (this.card) {
+    this.cards.drop(card.uuid);
+    if (this.card && this.card.uuid !== card.uuid) {
       this.card.activeMs = this.clock.read();
       this.cards.putBack(this.card);
     }
@@ -278,8 +286,10 @@ export class Session {
       this.bar.tell("Going back to before this page was loaded needs the connection. Try again in a moment.");
       return;
     }
-    const { judged_last: last, said } = JSON.parse(undone.text);
+    const { judged_last: last, revision, said } = JSON.parse(undone.text);
+    this.outbox.know({ uuid }, revision);
     this.judgedLast = last ?? "";
+    this.cards.drop(uuid);
     this.#doneLess();
     const answer = await this.net.post("next/", [["as", this.reading.view], ...this.#have().filter((one) => one !== uuid).map((one) => ["have", one])], "text/html");
     const node = answer.kind === "ok" ? elementOf(answer.text) : undefined;
@@ -387,12 +397,18 @@ export class Session {
     if (card) this.outbox.push("judge", card.uuid, fieldsOf(card, true));
   }
 
+  #isTakenBack(uuid) {
+    if ([this.card, ...this.cards.waiting].some((card) => card?.uuid === uuid)) return true;
+    return this.outbox.waiting().some((act) => act.kind === "undo" && act.uuid === uuid);
+  }
+
   #answered({ act, data }) {
     if (act.kind === "undo") this.#doneLess();
+    if (act.kind === "undo" && this.judgedLast === act.uuid) this.judgedLast = "";
     if (act.kind !== "judge") return;
     this.done = { today: data.today, inAll: data.in_all };
     // Said in a tab that was closed: it can be taken back all the same.
-    if (!this.past.some(({ uuid }) => uuid === act.uuid)) this.judgedLast = act.uuid;
+    if (data.verdict && !this.past.some(({ uuid }) => uuid === act.uuid) && !this.#isTakenBack(act.uuid)) this.judgedLast = act.uuid;
     this.#told();
   }
 
