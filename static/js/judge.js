@@ -68,6 +68,7 @@ const DO = {
   flag: () => session.flag?.(),
   later: () => session.later?.(),
   diff: () => reading.toggle("diff"),
+  difference: () => reading.toDifference(),
   raw: () => reading.toggle("raw"),
   sync: () => reading.toggleScroll(),
   earlier: () => fold("[data-earlier]"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import parse_qs
 
 import pytest
 from playwright.sync_api import expect
@@ -283,3 +284,167 @@ class TestGuidelines:
         page.clock.run_for(1000)
         saved(page)
         assert last(other).guidelines_version == 2
+
+
+class TestUndoOnItsWay:
+    def test_of_a_verdict_that_is_in_flight_is_not_repeated(self, page, judge_url, model):
+        queued_many(model, 4)
+        page.goto(judge_url)
+        ready(page)
+        page.wait_for_load_state("networkidle")
+        held = []
+        a_judgement = re.compile(r"/judge/[0-9a-f-]{36}/$")
+        page.route(a_judgement, held.append)
+        (one,) = judge(page, "a")
+        page.wait_for_timeout(200)
+        page.keyboard.press("z")
+        assert ready(page) == one
+        page.unroute(a_judgement)
+        held[0].continue_()
+        saved(page)
+        assert revisions(one) == ["left_much", ""]
+
+        # Nothing before it: nothing to take back, and the pair is not shown once more.
+        expect(page.get_by_role("button", name="Undo")).to_be_disabled()
+        seen = set(judge(page, "sdfg"))
+        assert one in seen
+        assert len(seen) == 4
+        saved(page)
+        assert revisions(one) == ["left_much", "", "left"]
+
+    def test_names_the_revision_it_takes_back(self, page, judge_url, model):
+        queued_many(model, 3)
+        page.goto(judge_url)
+        sent = []
+        page.on(
+            "request",
+            lambda asked: re.search(r"[0-9a-f]{12}/(undo/)?$", asked.url)
+            and asked.method == "POST"
+            and sent.append(parse_qs(asked.post_data)["of"]),
+        )
+        judge(page, "a")
+        ready(page)
+        saved(page)
+        page.keyboard.press("1")
+        page.wait_for_timeout(800)
+        saved(page)
+        page.keyboard.press("z")
+        ready(page)
+        saved(page)
+        page.keyboard.press("d")
+        ready(page)
+        saved(page)
+
+        assert sent == [["0"], ["1"], ["2"], ["3"]]
+
+
+class TestAPairThatComesAgain:
+    def test_is_said_again_with_reasons_and_note(self, page, judge_url, model):
+        queued_many(model, 3)
+        page.goto(judge_url)
+        (one,) = judge(page, "a")
+        ready(page)
+        page.keyboard.press("2")
+        page.get_by_role("button", name="Note on your last judgement").click()
+        page.keyboard.type('"because"')
+        page.keyboard.press("Escape")
+        page.wait_for_timeout(800)
+        saved(page)
+        page.keyboard.press("z")
+        ready(page)
+        saved(page)
+        page.reload()
+        assert ready(page) == one
+
+        page.get_by_role("button", name="Say it again").click()
+
+        ready(page)
+        saved(page)
+        found = last(one)
+        assert (found.verdict, found.reasons, found.note) == ("left_much", ["follows"], '"because"')
+
+    def test_is_still_flagged(self, page, judge_url, model):
+        queued_many(model, 2)
+        page.goto(judge_url)
+        one = ready(page)
+        flag = page.get_by_role("button", name="Flag")
+        page.keyboard.press("b")
+        saved(page)
+        page.reload()
+        assert ready(page) == one
+        expect(flag).to_have_attribute("aria-pressed", "true")
+        page.keyboard.press("n")
+        ready(page)
+        expect(flag).to_have_attribute("aria-pressed", "false")
+        saved(page)
+        page.keyboard.press("d")
+        assert ready(page) == one
+        expect(flag).to_have_attribute("aria-pressed", "true")
+        with page.expect_response("**/flag/") as answered:
+            page.keyboard.press("b")
+        assert answered.value.request.post_data.startswith("is_raised=0")
+
+
+class TestCannotJudge:
+    def test_is_asked_why_at_once(self, page, judge_url, model):
+        queued_many(model, 3)
+        page.goto(judge_url)
+        (one,) = judge(page, "a")
+
+        # Within the moment in which the next pair takes no verdict.
+        page.keyboard.press("q")
+        page.keyboard.press("1")
+
+        two = ready(page)
+        expect(page.locator("[data-cannot]")).to_be_visible()
+        page.keyboard.press("1")
+        ready(page)
+        saved(page)
+        assert (last(one).verdict, last(one).reasons) == ("left_much", [])
+        assert (last(two).verdict, last(two).reasons) == ("cannot_judge", ["expertise"])
+
+    def test_keeps_its_reason_when_it_is_revised(self, page, judge_url, model):
+        queued_many(model, 2)
+        page.goto(judge_url)
+        one = ready(page)
+        page.keyboard.press("q")
+        page.keyboard.press("2")
+        ready(page)
+        saved(page)
+        page.goto(f"{judge_url}{one}/")
+        expect(page.get_by_label("the prompt is broken")).to_be_checked()
+        page.get_by_label("another reason").check()
+        page.get_by_role("button", name="I can't judge").click()
+        page.wait_for_load_state()
+        assert last(one).reasons == ["broken", "other"]
+
+        page.goto(f"{judge_url}{one}/")
+        page.get_by_label("clearer").check()
+        page.get_by_role("button", name="Left is much better").click()
+        page.wait_for_load_state()
+        assert (last(one).verdict, last(one).reasons) == ("left_much", ["clear"])
+
+
+class TestDifference:
+    @pytest.mark.parametrize("apart", [False, True])
+    def test_is_in_sight_after_one_press(self, page, judge_url, model, apart):
+        same = "The same line.\n\n" * 150
+        queued(model, "Which?", f"{same}One end.", f"{same}Another end.")
+        page.goto(judge_url)
+        ready(page)
+        jump = page.get_by_role("button", name="First difference")
+        expect(jump).to_be_hidden()
+        page.keyboard.press("v")
+        expect(jump).to_be_visible()
+        first = page.locator("[data-first-difference]")
+        expect(first).to_have_count(2)
+        expect(first.first).not_to_be_in_viewport()
+        if apart:
+            page.keyboard.press("y")
+
+        page.keyboard.press("Shift+V")
+
+        expect(first.first).to_be_in_viewport()
+        expect(first.last).to_be_in_viewport()
+        page.keyboard.press("v")
+        expect(jump).to_be_hidden()
