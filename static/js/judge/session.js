@@ -403,8 +403,11 @@ export class Session {
   }
 
   #answered({ act, data }) {
-    if (act.kind === "undo") this.#doneLess();
-    if (act.kind === "undo" && this.judgedLast === act.uuid) this.judgedLast = "";
+    if (act.kind === "undo") {
+      this.#doneLess();
+      if (this.judgedLast === act.uuid) this.judgedLast = "";
+      this.#told();
+    }
     if (act.kind !== "judge") return;
     this.done = { today: data.today, inAll: data.in_all };
     // Said in a tab that was closed: it can be taken back all the same.
