@@ -281,7 +281,8 @@ class TestJudgement:
         assert Judgement.objects.get().active_ms == 0
 
     @pytest.mark.parametrize(
-        ("sent", "kept"), [("1", 1), ("2", 2), ("3", 2), ("", 2), ("0", 2), ("two", 2), ("9" * 99, 2)]
+        ("sent", "kept"),
+        [("1", 1), ("2", 2), ("3", 2), ("", 2), ("0", 2), ("two", 2), ("9" * 99, 2)],
     )
     def test_keeps_which_guidelines_the_page_showed(self, visitor, model, labeler, sent, kept):
         lease = leased(model, labeler)
@@ -754,6 +755,37 @@ class TestOthers:
         assert (answer.status_code, answer.json()["revision"]) == (200, 2)
         assert Judgement.objects.latest("revision").verdict == "tie"
         assert visitor.post(undo_url(lease), {"of": "2"}, headers=JSON).json()["revision"] == 3
+
+    def test_what_was_taken_back_comes_with_reasons_note_and_flag(self, visitor, model, labeler):
+        lease = leased(model, labeler)
+        said = {"verdict": "left", "reasons": ["clear", "tone"], "note": '"Hm" <b>'}
+        visitor.post(judgement_url(lease), said)
+        visitor.post(undo_url(lease))
+        visitor.post(reverse("judgement_flag", args=[model.slug, lease.uuid]))
+
+        shown = visitor.get(judge_url(model)).text
+        fetched = visitor.post(reverse("judge_next", args=[model.slug])).text
+
+        for page in (shown, fetched):
+            card = page[page.index("<article") :]
+            assert 'data-revisions="2"' in card
+            assert "data-flagged" in card
+            assert 'data-taken-back-reasons="clear tone"' in card
+            assert 'data-taken-back-note="&quot;Hm&quot; &lt;b&gt;"' in card
+
+    def test_reasons_that_do_not_go_with_the_verdict_are_left_out(self, visitor, model, labeler):
+        lease = leased(model, labeler)
+        both = ["clear", "broken"]
+        visitor.post(judgement_url(lease), {"verdict": "cannot_judge", "reasons": both})
+        page = visitor.get(judgement_url(lease)).text
+        assert re.search(r'value="broken"\s+checked', page)
+
+        visitor.post(judgement_url(lease), {"verdict": "left", "reasons": both, "revise": "1"})
+
+        assert list(Judgement.objects.order_by("revision").values_list("reasons", flat=True)) == [
+            ["broken"], ["clear"],
+        ]  # fmt: skip
+        assert 'value="broken"' not in visitor.get(judgement_url(lease)).text
 
     def test_view_shows_both_answers_in_another_way(self, visitor, model, labeler):
         lease = leased(model, labeler, "**Bold**", "plain")

@@ -167,9 +167,7 @@ class TestAForeignAnswer:
             (413, "text/html", "too large"),
         ],
     )
-    def test_refuses_nothing_for_good(
-        self, page, judge_url, model, complaints, status, kind, body
-    ):
+    def test_refuses_nothing_for_good(self, page, judge_url, model, complaints, status, kind, body):
         queued_many(model, 3)
         page.goto(judge_url)
         ready(page)
@@ -294,7 +292,11 @@ class TestUndoOnItsWay:
         page.wait_for_load_state("networkidle")
         held = []
         a_judgement = re.compile(r"/judge/[0-9a-f-]{36}/$")
-        page.route(a_judgement, held.append)
+
+        def hold(route):
+            held.append(route)
+
+        page.route(a_judgement, hold)
         (one,) = judge(page, "a")
         page.wait_for_timeout(200)
         page.keyboard.press("z")
@@ -318,9 +320,11 @@ class TestUndoOnItsWay:
         sent = []
         page.on(
             "request",
-            lambda asked: re.search(r"[0-9a-f]{12}/(undo/)?$", asked.url)
-            and asked.method == "POST"
-            and sent.append(parse_qs(asked.post_data)["of"]),
+            lambda asked: (
+                re.search(r"[0-9a-f]{12}/(undo/)?$", asked.url)
+                and asked.method == "POST"
+                and sent.append(parse_qs(asked.post_data)["of"])
+            ),
         )
         judge(page, "a")
         ready(page)
