@@ -62,7 +62,7 @@ const DO = {
   "cannot-close": () => cannotClose(),
   undo: () => session.undo?.(),
   redo: (by) => session.redo?.(by),
-  note: () => noteOpen(),
+  note: () => noteHere(),
   "note-last": () => session.noteLast() && noteOpen("A note on your last judgement"),
   "note-close": () => noteClose(),
   flag: () => session.flag?.(),
@@ -151,6 +151,13 @@ function noteOpen(label = "A note on this pair") {
   form.querySelector("[data-note-label]").textContent = label;
   note.open = true;
   noteText.focus();
+}
+
+/* On the pair that is shown, also when one on the last judgement is open. */
+function noteHere() {
+  if (!session.card && !("revision" in data)) return;
+  session.noteEnd();
+  noteOpen();
 }
 
 /* Whether it was open. What was written stays: nobody should lose a sentence to Esc. */

@@ -69,6 +69,7 @@ class TestAPairThatArrives:
         page.keyboard.press("Escape")
 
         assert ready(page) != one
+        page.wait_for_timeout(800)
         saved(page)
         assert last(one).note == "sad fads"
         assert Judgement.objects.exclude(assignment=one).count() == 0
@@ -220,6 +221,23 @@ class TestANote:
         saved(page)
         assert last(one).note == "because"
 
+    def test_on_this_pair_is_not_one_on_the_last(self, page, judge_url, model):
+        queued_many(model, 3)
+        page.goto(judge_url)
+        (one,) = judge(page, "a")
+        two = ready(page)
+        page.get_by_role("button", name="Note on your last judgement").click()
+        page.keyboard.type("of one")
+        page.evaluate("document.activeElement.blur()")
+        page.keyboard.press("e")
+        page.keyboard.type("of two")
+        page.keyboard.press("Escape")
+        page.keyboard.press("d")
+        ready(page)
+        saved(page)
+
+        assert (last(one).note, last(two).note) == ("of one", "of two")
+
     def test_stays_with_a_pair_that_is_set_aside(self, page, judge_url, model):
         queued_many(model, 2)
         page.goto(judge_url)
@@ -294,14 +312,16 @@ class TestUndoOnItsWay:
         a_judgement = re.compile(r"/judge/[0-9a-f-]{36}/$")
 
         def hold(route):
-            held.append(route)
+            if held:
+                route.fallback()
+            else:
+                held.append(route)
 
         page.route(a_judgement, hold)
         (one,) = judge(page, "a")
         page.wait_for_timeout(200)
         page.keyboard.press("z")
         assert ready(page) == one
-        page.unroute(a_judgement)
         held[0].continue_()
         saved(page)
         assert revisions(one) == ["left_much", ""]

@@ -89,7 +89,7 @@ export class Outbox extends EventTarget {
       if (!act) return;
       // Before it goes out: from now on it may have arrived.
       this.save({ ...act, tries: act.tries + 1 });
-      const answer = await this.net.post(PATHS[act.kind](act.uuid), act.of === undefined ? act.fields : [...act.fields, ["of", String(act.of)]]);
+      const answer = await this.net.post(PATHS[act.kind](act.uuid), fieldsOf(act));
       const data = answer.kind === "ok" ? parsed(answer.text) : undefined;
       if (answer.kind !== "refused" && !data) {
         this.inTrouble(answer.kind === "login" ? "login" : "away");
@@ -144,6 +144,10 @@ export class Outbox extends EventTarget {
   #changed() {
     this.dispatchEvent(new Event("change"));
   }
+}
+
+function fieldsOf({ kind, fields, of }) {
+  return of === undefined || !["judge", "undo"].includes(kind) ? fields : [...fields, ["of", String(of)]];
 }
 
 const PATHS = {

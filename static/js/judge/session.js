@@ -22,6 +22,7 @@ export class Session {
   #reasonsTimer;
   #seen;
   #isHeldBack = false;
+  #isPressed = false;
 
   constructor(parts) {
     Object.assign(this, parts);
@@ -42,8 +43,14 @@ export class Session {
       this.#reasonsSend();
     });
     addEventListener("online", () => this.cards.fill(this.cards.seenBy()));
-    // The field that is left may lie under the pointer: its click comes first.
-    for (const type of ["focusin", "focusout"]) document.addEventListener(type, () => setTimeout(() => this.#open()));
+    for (const type of ["focusin", "focusout", "pointerup", "pointercancel"]) {
+      document.addEventListener(type, () => {
+        if (type.startsWith("pointer")) this.#isPressed = false;
+        // After the click that follows, and once it is known where the focus went.
+        setTimeout(() => this.#open());
+      });
+    }
+    document.addEventListener("pointerdown", () => (this.#isPressed = true));
     document.addEventListener("visibilitychange", () => document.hidden || this.#keep());
     setInterval(() => document.hidden || this.#keep(), KEEP_MS);
   }
@@ -198,7 +205,8 @@ export class Session {
   /* A pair that comes while none is shown takes the focus, and letters are verdicts from then on: whoever writes
      is left to finish first. */
   #open() {
-    if (this.card || !this.cards.waiting.length) return;
+    // What is pressed must not move away before it is let go.
+    if (this.card || !this.cards.waiting.length || this.#isPressed) return;
     if (!isWriting()) this.#advance();
     else if (!this.#isHeldBack) {
       this.#calm("A pair is here", "It appears as soon as you leave the field in which you write.");
@@ -324,6 +332,7 @@ export class Session {
     );
     this.place.replaceChildren(section);
     this.#seen = "";
+    this.#isHeldBack = false;
   }
 
   /* The server says that nothing waits, and why. */
@@ -334,6 +343,7 @@ export class Session {
       const hadFocus = this.place.contains(document.activeElement);
       this.place.replaceChildren(node);
       this.#seen = node.dataset.seen;
+      this.#isHeldBack = false;
       document.title = document.title.replace(/^\s*\w+/, "Waiting");
       if (hadFocus) this.focus();
     }
