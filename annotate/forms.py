@@ -45,6 +45,12 @@ def _uuid(text: str) -> UUID | None:
         return None
 
 
+def _number(text: str, *, least: int = 0) -> int | None:
+    if text.isascii() and text.isdigit() and len(text) < 15 and int(text) >= least:
+        return int(text)
+    return None
+
+
 class JudgementForm(forms.Form):
     """A verdict, why, and how it came about."""
 
@@ -73,15 +79,19 @@ class JudgementForm(forms.Form):
     shown_at = forms.CharField(required=False)
     by = forms.CharField(required=False)
     revise = forms.BooleanField(required=False)
+    guidelines = forms.CharField(required=False)
+    of = forms.CharField(required=False)
+
+    def clean_reasons(self) -> list[str]:
+        """Return those that go with the verdict: a page that revises one offers both kinds."""
+        reasons: list[str] = self.cleaned_data["reasons"]
+        is_cannot = self.cleaned_data.get("verdict") == Verdict.CANNOT_JUDGE
+        fitting = dict(CANNOT if is_cannot else REASONS)
+        return [reason for reason in reasons if reason in fitting]
 
     def clean_active_ms(self) -> int:
         """Return the time, or 0 for nonsense: a broken clock must not cost a judgement."""
-        value = str(self.cleaned_data["active_ms"])
-        return (
-            min(int(value), MOST_MS)
-            if value.isascii() and value.isdigit() and len(value) < 15
-            else 0
-        )
+        return min(_number(self.cleaned_data["active_ms"]) or 0, MOST_MS)
 
     def clean_shown_at(self) -> datetime | None:
         """Return when the pair was first seen; None for nonsense, and for what a wrong clock says."""
@@ -94,9 +104,27 @@ class JudgementForm(forms.Form):
             return None
         return shown_at if now - OLDEST < shown_at < now + timedelta(minutes=5) else None
 
+    def clean_guidelines(self) -> int | None:
+        """Return which guidelines the page showed; None for nonsense."""
+        return _number(self.cleaned_data["guidelines"], least=1)
+
+    def clean_of(self) -> int | None:
+        """Return the revision that the page knows of; None when it does not say."""
+        return _number(self.cleaned_data["of"])
+
     def clean_by(self) -> str:
         """Return "key" or "button": without JavaScript it is a button."""
         return "key" if self.cleaned_data["by"] == "key" else "button"
+
+
+class UndoForm(forms.Form):
+    """Which revision is taken back."""
+
+    of = forms.CharField(required=False)
+
+    def clean_of(self) -> int | None:
+        """Return it; None when the page does not say."""
+        return _number(self.cleaned_data["of"])
 
 
 class HeldForm(forms.Form):

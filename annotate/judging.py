@@ -247,17 +247,26 @@ def judgement_record(
     shown_at: datetime | None = None,
     by: str = Judgement.Input.API,
     revise: bool = False,
+    guidelines_seen: int | None = None,
+    of: int | None = None,
 ) -> Recorded:
     """Record what a labeler said. While a judgement of theirs stands it stays, unless this one revises it.
 
     Never refused for being late: then it counts on top of the overlap. A revision that says the same as what
     stands changes nothing. Locks tally, assignment and entry, in one statement that is tried again when
     somebody changed one of them after it was read. Only what a comparison counts needs a transaction around it.
+
+    `guidelines_seen` is the number of the guidelines that its page showed; without it, `shown_at` decides.
+    `of` is the latest revision that whoever speaks knows of, 0 for none: with another one, nothing changes. What
+    hung in a network and was said again meanwhile is no news.
     """
     if verdict not in Verdict.values:
         raise VerdictUnknown
     while True:
         facts = turns.facts_of(assignment.pk)
+        is_outdated = of is not None and of != facts.revision
+        if is_outdated and facts.said:
+            return _stands(facts, Judgement.objects.get(pk=facts.said), now=now)
         said = Judgement(
             assignment=assignment,
             revision=facts.revision + 1,
@@ -266,7 +275,7 @@ def judgement_record(
             reasons=list(reasons),
             note=note,
             active_ms=active_ms,
-            guidelines_version=_guidelines_of(facts, shown_at=shown_at),
+            guidelines_version=_guidelines_of(facts, seen=guidelines_seen, shown_at=shown_at),
             is_late=now > facts.expires_at,
             judged_at=now,
             shown_at=shown_at,
@@ -299,11 +308,14 @@ def _written(facts: turns.Facts, said: Judgement) -> turns.Written | None:
     return written
 
 
-def _guidelines_of(facts: turns.Facts, *, shown_at: datetime | None) -> int:
+def _guidelines_of(facts: turns.Facts, *, seen: int | None, shown_at: datetime | None) -> int:
     """Return which guidelines a labeler had before them, also when somebody changed them meanwhile."""
+    present = facts.guidelines_version or DEFAULTS.guidelines_version
+    if seen is not None:
+        return min(seen, present)
     return guidelines.version_shown(
         facts.model_id,
-        present=facts.guidelines_version or DEFAULTS.guidelines_version,
+        present=present,
         changed_at=facts.policy_at,
         shown_at=shown_at,
     )
@@ -318,7 +330,7 @@ def _is_same(stands: Judgement, said: Judgement) -> bool:
 
 
 def _stands(facts: turns.Facts, stands: Judgement, *, now: datetime) -> Recorded:
-    if facts.closed_at is None:
+    if facts.closed_at is None and stands.verdict:
         turns.judged_lease_end(facts.uuid, now=now)
     tally = Tally.objects.get(pk=facts.tally_id)
     today = tally.today if tally.day == timezone.localdate(now) else 0
@@ -342,16 +354,17 @@ def _wanted_after(facts: turns.Facts, said: Judgement) -> int:
 
 
 @transaction.atomic
-def judgement_undo(*, assignment: Assignment, now: datetime) -> None:
+def judgement_undo(*, assignment: Assignment, now: datetime, of: int | None = None) -> int:
     """Take a standing judgement back and lease its labeler the pair again, with the same sides.
 
     A new revision says so: what a snapshot took from the old one stays in there. With nothing to take back
-    it changes nothing.
+    it changes nothing, nor where the latest revision is another one than `of`. Returns the latest revision.
     """
     while True:
         facts = turns.facts_of(assignment.pk)
-        if not facts.verdict or facts.judged_at is None:
-            return
+        is_outdated = of is not None and of != facts.revision
+        if not facts.verdict or facts.judged_at is None or is_outdated:
+            return facts.revision
         taken_back = Judgement(
             assignment=assignment,
             revision=facts.revision + 1,
@@ -365,6 +378,7 @@ def judgement_undo(*, assignment: Assignment, now: datetime) -> None:
             break
     if facts.comparison_id:
         versions.outcome_withdraw(source=facts.uuid, now=now)
+    return taken_back.revision
 
 
 #: What a comparison makes of verdicts that prefer neither; one who cannot judge says nothing about it.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple, get_args
 
 from django.contrib.auth.models import User
 from django.utils import timezone
 
-from annotate import answers, flags, queries
+from annotate import answers, queries
 from annotate.answers import Panes, Shown
 from annotate.models import CANNOT, REASONS, Assignment, Judgement, JudgingPolicy, Verdict
 from annotate.queries import JudgingProgress
@@ -46,7 +46,7 @@ OTHERS = [
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """One pair to read. Made without a query: two of them are fetched for each judgement at most."""
+    """One pair to read. Made without a query unless it was judged before: two are fetched for each judgement."""
 
     assignment: Assignment
     shown: Shown
@@ -55,9 +55,11 @@ class Card:
     why: str
     #: What was said before it was taken back.
     taken_back: Verdict | None
-    #: The same with reasons and note, or what stands; known to the page of one pair only.
-    said: Judgement | None = None
-    is_flagged: bool = False
+    #: The same with reasons and note, or what stands.
+    said: Judgement | None
+    is_flagged: bool
+    #: The number of the latest thing its labeler said about it, 0 for none.
+    revision: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +87,16 @@ def shown_as(asked: str) -> Shown:
 
 
 def card_of(assignment: Assignment, *, shown: Shown = VIEWS[0]) -> Card:
-    """Return the card of a pair that waits in a page. No queries."""
+    """Return the card of a pair that was read for it. One query if its labeler judged it before, else none."""
     return Card(
         assignment=assignment,
         shown=shown,
         panes=answers.panes(assignment, shown),
         why=_why(assignment),
         taken_back=queries.verdict_taken_back(assignment),
+        said=queries.said_before(assignment),
+        is_flagged=assignment.is_flagged,  # type: ignore[attr-defined]
+        revision=assignment.revision_last,  # type: ignore[attr-defined]
     )
 
 
@@ -100,19 +105,11 @@ def screen_of(*, model: RegisteredModel, labeler: User, assignment: Assignment |
     midnight = timezone.localtime().replace(hour=0, minute=0, second=0, microsecond=0)
     return Screen(
         model=model,
-        card=_card_with_past(assignment) if assignment else None,
+        card=card_of(assignment) if assignment else None,
         waiting=None if assignment else waiting_for(model),
         policy=queries.policy_of(model),
         progress=queries.judging_progress(model=model, labeler=labeler, since=midnight),
         judged_last=queries.assignment_judged_last(model=model, labeler=labeler),
-    )
-
-
-def _card_with_past(assignment: Assignment) -> Card:
-    return replace(
-        card_of(assignment),
-        said=queries.said_before(assignment),
-        is_flagged=flags.is_raised(assignment),
     )
 
 

@@ -292,6 +292,11 @@ SHOWN = Statement(
                SELECT FROM models_registry_membership
                WHERE model_id = prompt.model_id AND user_id = lease.labeler_id
            ),
+           EXISTS (
+               SELECT FROM annotate_flag
+               WHERE assignment_id = lease.uuid AND taken_back_at IS NULL AND resolved_at IS NULL
+           ),
+           coalesce((SELECT max(revision) FROM annotate_judgement WHERE assignment_id = lease.uuid), 0),
            {", ".join(columns.sql for columns in _SHOWN.values())}
     FROM annotate_assignment lease
     JOIN annotate_pair pair ON pair.id = lease.pair_id
@@ -310,13 +315,14 @@ def shown(uuid: UUID) -> Assignment | None:
     """Return an assignment with its pair, prompt, model, policy, completions and entry, in one statement.
 
     `verdicts_last` holds the two latest things that its labeler said, if any; `is_of_member` whether the labeler
-    is a member of the model. Django would write the same
+    is a member of the model; `is_flagged` whether their flag waits for staff; `revision_last` the number of the
+    latest thing they said, 0 for none. Django would write the same
     statement anew each time, and plan it; here people wait for that.
     """
     row = SHOWN.row({"uuid": uuid})
     if row is None:
         return None
-    found, at = {}, 2
+    found, at = {}, 4
     for name, columns in _SHOWN.items():
         found[name] = columns.instance(row[at : at + len(columns)])
         at += len(columns)
@@ -328,7 +334,7 @@ def shown(uuid: UUID) -> Assignment | None:
     # Known to be absent is known, too: else whoever looks asks the database.
     _one_to_one(RegisteredModel, "judging_policy").set_cached_value(found["model"], found["policy"])
     _one_to_one(Pair, "queue_entry").set_cached_value(pair, found["entry"])
-    lease.verdicts_last, lease.is_of_member = row[:2]
+    lease.verdicts_last, lease.is_of_member, lease.is_flagged, lease.revision_last = row[:4]
     return lease  # type: ignore[no-any-return]
 
 

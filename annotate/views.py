@@ -20,7 +20,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from annotate import flags, judging, queries, screens
-from annotate.forms import HeldForm, JudgementForm
+from annotate.forms import HeldForm, JudgementForm, UndoForm
 from annotate.models import Assignment
 from annotate.waiting import waiting_for
 from models_registry.lookup import model_for
@@ -97,7 +97,10 @@ def judge_next(request: Request, slug: str) -> HttpResponse:
 @_answers
 @require_http_methods(["GET", "HEAD", "POST"])
 def judge_keep(request: Request, slug: str) -> HttpResponse:
-    """Keep a page's leases alive; GET tells a page whose token grew old who is logged in, and the new one."""
+    """Keep a page's leases alive, and tell which guidelines are the present ones.
+
+    GET tells a page whose token grew old who is logged in, and the new one.
+    """
     model = model_for(request.user, slug)
     if request.method != "POST":
         return JsonResponse({"user": request.user.pk, "token": get_token(request)})
@@ -109,7 +112,8 @@ def judge_keep(request: Request, slug: str) -> HttpResponse:
         waiting=holds["waiting"],
         now=timezone.now(),
     )
-    return JsonResponse({"held": [str(uuid) for uuid in held]})
+    version = queries.policy_of(model).guidelines_version
+    return JsonResponse({"held": [str(uuid) for uuid in held], "guidelines": version})
 
 
 @_answers
@@ -126,8 +130,12 @@ def judgement(request: Request, slug: str, uuid: UUID) -> HttpResponse:
         assignment = queries.assignment_to_judge(labeler=request.user, slug=slug, uuid=uuid)
     except Assignment.DoesNotExist as missing:
         raise Http404 from missing
+    said = dict(form.cleaned_data)
     recorded = judging.judgement_record(
-        assignment=assignment, now=timezone.now(), **form.cleaned_data
+        assignment=assignment,
+        now=timezone.now(),
+        guidelines_seen=said.pop("guidelines"),
+        **said,
     )
     if _wants_json(request):
         return JsonResponse(
@@ -148,9 +156,13 @@ def judgement_undo(request: Request, slug: str, uuid: UUID) -> HttpResponse:
     """Take a judgement back; its pair follows. Repeating it changes nothing."""
     assignment = _assignment_for(request, slug, uuid)
     if request.method == "POST":
-        judging.judgement_undo(assignment=assignment, now=timezone.now())
+        form = UndoForm(request.POST)
+        form.full_clean()
+        revision = judging.judgement_undo(
+            assignment=assignment, now=timezone.now(), of=form.cleaned_data["of"]
+        )
         if _wants_json(request):
-            return JsonResponse(_undone(request, assignment))
+            return JsonResponse({"revision": revision, **_undone(request, assignment)})
     # A login in between comes back with GET; the pair still waits where it was.
     return redirect("judge", slug)
 

@@ -4,6 +4,7 @@
 import { Bar, WORDS } from "./judge/bar.js";
 import { Card, Cards } from "./judge/cards.js";
 import { Clock } from "./judge/clock.js";
+import { Drafts } from "./judge/drafts.js";
 import { dialogSet, isTyping, Keys, keysShow } from "./judge/keys.js";
 import { Net } from "./judge/net.js";
 import { Outbox } from "./judge/outbox.js";
@@ -47,7 +48,7 @@ function revision() {
 /* One pair after the other. */
 function judging() {
   const outbox = new Outbox({ net, name: `${data.user}.${data.model}` });
-  const started = new Session({ form, place, data, net, outbox, bar, reading, clock, keys, Card, Cards });
+  const started = new Session({ form, place, data, net, outbox, bar, reading, clock, keys, drafts: new Drafts(), Card, Cards });
   started.start(first);
   return started;
 }
@@ -61,12 +62,13 @@ const DO = {
   "cannot-close": () => cannotClose(),
   undo: () => session.undo?.(),
   redo: (by) => session.redo?.(by),
-  note: () => noteOpen(),
+  note: () => noteHere(),
   "note-last": () => session.noteLast() && noteOpen("A note on your last judgement"),
   "note-close": () => noteClose(),
   flag: () => session.flag?.(),
   later: () => session.later?.(),
   diff: () => reading.toggle("diff"),
+  difference: () => reading.toDifference(),
   raw: () => reading.toggle("raw"),
   sync: () => reading.toggleScroll(),
   earlier: () => fold("[data-earlier]"),
@@ -100,8 +102,10 @@ document.addEventListener("keydown", (event) => {
 
 const cannot = form.querySelector("[data-cannot]");
 
+/* It judges nothing yet, so it need not wait for a pair that was just painted: the digit after it would be a
+   reason for the judgement before. */
 function cannotOpen() {
-  if (!session.canJudge()) return;
+  if (!session.card) return;
   if (!cannot.hidden) cannotClose();
   else {
     cannot.hidden = false;
@@ -128,6 +132,8 @@ function cannotKey(event) {
 }
 
 function cannotBecause(number, by) {
+  // It stays open, and the same digit counts in a moment.
+  if (!session.canJudge()) return;
   const { reason } = bar.buttonOf(`cannot-${number}`).dataset;
   cannot.hidden = true;
   session.judge("cannot_judge", by, [reason]);
@@ -145,6 +151,13 @@ function noteOpen(label = "A note on this pair") {
   form.querySelector("[data-note-label]").textContent = label;
   note.open = true;
   noteText.focus();
+}
+
+/* On the pair that is shown, also when one on the last judgement is open. */
+function noteHere() {
+  if (!session.card && !("revision" in data)) return;
+  session.noteEnd();
+  noteOpen();
 }
 
 /* Whether it was open. What was written stays: nobody should lose a sentence to Esc. */

@@ -298,6 +298,45 @@ class TestJudgementUndo:
         assert queries.verdict_taken_back(back) == "left"
         assert books_balance(version)
 
+    def test_that_hung_and_was_repeated_takes_nothing_newer_back(self) -> None:
+        version, (labeler,) = queue(pairs=1)
+        judged = assign(version, labeler)
+        record(judged, "left")
+        judging.judgement_undo(assignment=judged, now=self.LATER, of=1)
+        judging.judgement_record(assignment=judged, verdict="tie", now=self.LATER, of=2)
+
+        assert judging.judgement_undo(assignment=judged, now=self.LATER, of=1) == 3
+
+        assert queries.judgements_standing().get().verdict == "tie"
+        assert books_balance(version)
+
+    def test_stays_when_the_judgement_arrives_once_more(self) -> None:
+        version, (labeler,) = queue(pairs=1)
+        judged = assign(version, labeler)
+        said = {"assignment": judged, "verdict": "left", "now": NOW}
+        judging.judgement_record(**said, of=0)
+        judging.judgement_undo(assignment=judged, now=self.LATER, of=1)
+
+        again = judging.judgement_record(**said, of=0)
+
+        assert (again.is_new, again.judgement.verdict, again.judgement.revision) == (False, "", 2)
+        assert not queries.judgements_standing().exists()
+        assert books_balance(version)
+
+    def test_stays_when_a_revision_arrives_once_more(self) -> None:
+        version, (labeler,) = queue(pairs=1)
+        judged = assign(version, labeler)
+        record(judged, "left")
+        reason = {"assignment": judged, "verdict": "left", "reasons": ["clear"], "now": NOW}
+        judging.judgement_record(**reason, revise=True, of=1)
+        judging.judgement_record(
+            assignment=judged, verdict="tie", now=self.LATER, revise=True, of=2
+        )
+
+        again = judging.judgement_record(**reason, revise=True, of=1)
+
+        assert (again.is_new, again.judgement.verdict) == (False, "tie")
+
     def test_appends_a_revision(self) -> None:
         version, (labeler,) = queue(pairs=1)
         judged = assign(version, labeler)

@@ -13,7 +13,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from annotate import judging
-from annotate.models import Assignment, Judgement, QueueEntry, Verdict
+from annotate.models import Assignment, Judgement, JudgingPolicy, QueueEntry, Verdict
 from models_registry.models import RegisteredModel
 from tests.factories import (
     AssignmentFactory,
@@ -279,6 +279,20 @@ class TestJudgement:
         visitor.post(judgement_url(lease), {"verdict": "tie", "active_ms": value})
 
         assert Judgement.objects.get().active_ms == 0
+
+    @pytest.mark.parametrize(
+        ("sent", "kept"),
+        [("1", 1), ("2", 2), ("3", 2), ("", 2), ("0", 2), ("two", 2), ("9" * 99, 2)],
+    )
+    def test_keeps_which_guidelines_the_page_showed(self, visitor, model, labeler, sent, kept):
+        lease = leased(model, labeler)
+        page = visitor.get(judge_url(model)).text
+        assert '<input type="hidden" name="guidelines" value="1">' in page
+        JudgingPolicy.objects.filter(model=model).update(guidelines_version=2)
+
+        visitor.post(judgement_url(lease), {"verdict": "left", "guidelines": sent})
+
+        assert Judgement.objects.get().guidelines_version == kept
 
     def test_takes_nothing_else_from_the_form(self, visitor, model, labeler):
         lease = leased(model, labeler)
@@ -672,7 +686,15 @@ class TestKeep:
 
         held = visitor.post(url, {"shown": str(lease.uuid), "waiting": [str(other.uuid)]}).json()
 
-        assert held == {"held": [str(lease.uuid)]}
+        assert held == {"held": [str(lease.uuid)], "guidelines": 1}
+
+    def test_tells_the_number_of_the_present_guidelines(self, visitor, model, labeler):
+        lease = leased(model, labeler)
+        JudgingPolicy.objects.filter(model=model).update(guidelines_version=4)
+
+        told = visitor.post(reverse("judge_keep", args=[model.slug]), {"shown": str(lease.uuid)})
+
+        assert told.json()["guidelines"] == 4
 
     def test_tells_who_is_logged_in(self, visitor, model, labeler):
         answer = visitor.get(reverse("judge_keep", args=[model.slug])).json()
@@ -718,9 +740,52 @@ class TestOthers:
         answer = visitor.post(undo_url(last), headers=JSON).json()
 
         assert answer == {
+            "revision": 2,
             "judged_last": str(before.uuid),
             "said": {"verdict": "tie", "reasons": [], "note": "Hm."},
         }
+
+    def test_undo_of_another_revision_changes_nothing(self, visitor, model, labeler):
+        lease = leased(model, labeler)
+        visitor.post(judgement_url(lease), {"verdict": "left", "of": "0"})
+        visitor.post(judgement_url(lease), {"verdict": "tie", "revise": "1", "of": "1"})
+
+        answer = visitor.post(undo_url(lease), {"of": "1"}, headers=JSON)
+
+        assert (answer.status_code, answer.json()["revision"]) == (200, 2)
+        assert Judgement.objects.latest("revision").verdict == "tie"
+        assert visitor.post(undo_url(lease), {"of": "2"}, headers=JSON).json()["revision"] == 3
+
+    def test_what_was_taken_back_comes_with_reasons_note_and_flag(self, visitor, model, labeler):
+        lease = leased(model, labeler)
+        said = {"verdict": "left", "reasons": ["clear", "tone"], "note": '"Hm" <b>'}
+        visitor.post(judgement_url(lease), said)
+        visitor.post(undo_url(lease))
+        visitor.post(reverse("judgement_flag", args=[model.slug, lease.uuid]))
+
+        shown = visitor.get(judge_url(model)).text
+        fetched = visitor.post(reverse("judge_next", args=[model.slug])).text
+
+        for page in (shown, fetched):
+            card = page[page.index("<article") :]
+            assert 'data-revisions="2"' in card
+            assert "data-flagged" in card
+            assert 'data-taken-back-reasons="clear tone"' in card
+            assert 'data-taken-back-note="&quot;Hm&quot; &lt;b&gt;"' in card
+
+    def test_reasons_that_do_not_go_with_the_verdict_are_left_out(self, visitor, model, labeler):
+        lease = leased(model, labeler)
+        both = ["clear", "broken"]
+        visitor.post(judgement_url(lease), {"verdict": "cannot_judge", "reasons": both})
+        page = visitor.get(judgement_url(lease)).text
+        assert re.search(r'value="broken"\s+checked', page)
+
+        visitor.post(judgement_url(lease), {"verdict": "left", "reasons": both, "revise": "1"})
+
+        assert list(Judgement.objects.order_by("revision").values_list("reasons", flat=True)) == [
+            ["broken"], ["clear"],
+        ]  # fmt: skip
+        assert 'value="broken"' not in visitor.get(judgement_url(lease)).text
 
     def test_view_shows_both_answers_in_another_way(self, visitor, model, labeler):
         lease = leased(model, labeler, "**Bold**", "plain")

@@ -82,6 +82,15 @@ export class Bar {
     this.find("in-all").textContent = `${inAll} in all`;
   }
 
+  /* Said once, and it stays: what is judged until then counts for the guidelines that this page shows. */
+  guidelinesChanged() {
+    const place = this.find("rules-changed");
+    if (place.childElementCount) return;
+    const told = paragraph("The guidelines changed. ", anchor("Load the page again", this.data.base), " to read the new ones; nothing gets lost.");
+    told.classList.remove("is-bad");
+    place.append(told);
+  }
+
   undoable(is) {
     this.buttonOf("undo").disabled = !is;
   }

@@ -12,11 +12,15 @@ export class Card {
     this.activeMs = 0;
     this.shownAt = "";
     this.note = "";
-    this.isFlagged = false;
+    this.isFlagged = "flagged" in node.dataset;
+    /* How much its labeler has said about it, as the server knew when it sent this. */
+    this.revision = Number(node.dataset.revisions);
     /* What was said: {verdict, reasons, note}; also before it was taken back. */
     const verdict = node.dataset.takenBackVerdict;
     this.wasTakenBack = Boolean(verdict);
-    this.said = verdict && { verdict, reasons: [], note: "" };
+    const { takenBackReasons: reasons, takenBackNote: note = "" } = node.dataset;
+    this.said = verdict && { verdict, reasons: reasons?.split(" ").filter(Boolean) ?? [], note };
+    if (verdict) this.note = note;
     const panes = this.panes;
     /* The answers as text, as a diff, raw: each is fetched once. */
     this.views = { [panes.dataset.shown]: panes };
@@ -51,6 +55,10 @@ export class Cards extends EventTarget {
 
   putBack(card) {
     this.waiting.unshift(card);
+  }
+
+  drop(uuid) {
+    this.waiting = this.waiting.filter((card) => card.uuid !== uuid);
   }
 
   /* Fetch until enough wait. `seen` names what a page without any pair says meanwhile. */

@@ -2,7 +2,7 @@
      ok       it arrived
      refused  it never will: {sentence}
      login    nobody, or somebody else, is logged in
-     away     no network, no server, or a server with troubles of its own: later */
+     away     no network, no server, a server with troubles of its own, or somebody else's page: later */
 
 const PATIENCE_MS = 20_000;
 const FINAL = [400, 404, 409, 410, 413, 422];
@@ -42,7 +42,8 @@ export class Net {
         if (who.kind !== "ok") return who;
         return this.#asked(path, options, false);
       }
-      if (FINAL.includes(response.status)) return { kind: "refused", sentence: await sentenceOf(response) };
+      const sentence = FINAL.includes(response.status) && (await sentenceOf(response));
+      if (sentence) return { kind: "refused", sentence };
     } catch {
       // Cut off, timed out, or an answer that ended in the middle.
     }
@@ -59,10 +60,12 @@ export class Net {
   }
 }
 
+/* Why our server refuses it; nothing when somebody else answered in its place, as proxies do. */
 async function sentenceOf(response) {
   try {
-    return (await response.json()).detail;
+    const { detail, code } = await response.json();
+    return typeof detail === "string" && typeof code === "string" ? detail : undefined;
   } catch {
-    return `The server refused it (${response.status}).`;
+    return undefined;
   }
 }

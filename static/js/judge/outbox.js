@@ -6,6 +6,7 @@ const LONGEST_PAUSE_MS = 15_000;
 
 export class Outbox extends EventTarget {
   #isRunning = false;
+  #known = new Map();
   #hurry = () => {};
 
   /* `name` holds who and which model: what somebody else left here is not ours to send. */
@@ -44,12 +45,15 @@ export class Outbox extends EventTarget {
     return this.waiting().findLast((act) => act.kind === kind && act.uuid === uuid && !act.tries);
   }
 
-  push(kind, uuid, fields) {
+  /* `of` is the revision that it speaks of, as far as the page knows: 0 before anything was said. */
+  push(kind, uuid, fields, of) {
     const last = this.acts().at(-1)?.key.slice(this.prefix.length).split(".")[0] ?? "0";
     // Later than everything before it, also when the clock was set back.
     const at = Math.max(Date.now(), Number(last) + 1);
     const id = Array.from(crypto.getRandomValues(new Uint8Array(8)), (byte) => byte.toString(16).padStart(2, "0")).join("");
     const act = { key: `${this.prefix}${String(at).padStart(15, "0")}.${id}`, id, kind, uuid, fields, tries: 0 };
+    const known = Math.max(this.#known.get(uuid) ?? -1, of ?? -1);
+    if (known >= 0) act.of = known;
     this.save(act);
     this.wake();
     return act;
@@ -85,7 +89,7 @@ export class Outbox extends EventTarget {
       if (!act) return;
       // Before it goes out: from now on it may have arrived.
       this.save({ ...act, tries: act.tries + 1 });
-      const answer = await this.net.post(PATHS[act.kind](act.uuid), act.fields);
+      const answer = await this.net.post(PATHS[act.kind](act.uuid), fieldsOf(act));
       const data = answer.kind === "ok" ? parsed(answer.text) : undefined;
       if (answer.kind !== "refused" && !data) {
         this.inTrouble(answer.kind === "login" ? "login" : "away");
@@ -102,10 +106,24 @@ export class Outbox extends EventTarget {
 
   #settle(act, data) {
     const said = act.fields.find(([name]) => name === "verdict")?.[1];
+    this.know(act, data.revision);
+    if (act.kind === "judge" && data.verdict === "" && !act.fields.some(([name]) => name === "revise")) {
+      // Judged and taken back elsewhere meanwhile: this one is news all the same.
+      this.save({ ...act, of: data.revision, tries: 0 });
+      return;
+    }
     // Nothing is lost by it, but it is not what this page believes.
     if (act.kind === "judge" && data.verdict && data.verdict !== said) this.save({ ...act, notice: data.verdict });
     else this.drop(act);
     this.dispatchEvent(new CustomEvent("answered", { detail: { act, data } }));
+  }
+
+  /* A request that hangs in a network may arrive after its repetition, and after what was said next. So each act
+     names the latest revision it knows of, and the server does nothing where there is a newer one. */
+  know({ uuid, key }, revision) {
+    if (typeof revision !== "number") return;
+    this.#known.set(uuid, revision);
+    for (const act of this.waiting()) if (act.uuid === uuid && act.key !== key && !act.tries) this.save({ ...act, of: revision });
   }
 
   #rest(ms) {
@@ -126,6 +144,10 @@ export class Outbox extends EventTarget {
   #changed() {
     this.dispatchEvent(new Event("change"));
   }
+}
+
+function fieldsOf({ kind, fields, of }) {
+  return of === undefined || !["judge", "undo"].includes(kind) ? fields : [...fields, ["of", String(of)]];
 }
 
 const PATHS = {

@@ -35,6 +35,7 @@ export class Reading {
   close() {
     this.#observer.disconnect();
     this.#card = undefined;
+    this.#apply();
   }
 
   /* Diff or raw on, or back to the text. */
@@ -43,6 +44,15 @@ export class Reading {
     choose("shown", this.view);
     this.#press();
     await this.#show();
+  }
+
+  /* Show what differs, and where it begins: in both answers, or, where they scroll together, in the left one. */
+  async toDifference() {
+    if (this.view !== "diff") await this.toggle("diff");
+    // From the last to the first: where both are in the page, the left one has the last word.
+    for (const first of [...(this.#card?.panes.querySelectorAll("[data-first-difference]") ?? [])].reverse()) {
+      first.scrollIntoView({ block: "center" });
+    }
   }
 
   toggleScroll() {
@@ -84,6 +94,7 @@ export class Reading {
 
   #apply() {
     const panes = this.#card?.panes;
+    this.root.querySelector('[data-do="difference"]').hidden = !panes?.querySelector("[data-first-difference]");
     if (!panes) return;
     const isEach = this.scroll === "each";
     panes.classList.toggle("is-each", isEach);

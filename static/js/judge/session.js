@@ -21,12 +21,16 @@ export class Session {
   #noteFor;
   #reasonsTimer;
   #seen;
+  #isHeldBack = false;
+  #isPressed = false;
 
   constructor(parts) {
     Object.assign(this, parts);
     const { outbox, net, reading, Cards } = parts;
     this.cards = new Cards({ net, busy: () => this.#busy(), view: () => reading.view });
     this.judgedLast = this.data.judgedLast;
+    /* The number of those that this page shows. */
+    this.guidelines = Number(this.form.elements.guidelines.value);
     this.done = { today: Number(this.data.today), inAll: Number(this.data.inAll) };
     this.cards.seenBy = () => (this.card ? undefined : (this.#seen ?? ""));
     this.cards.addEventListener("filled", () => this.#filled());
@@ -34,8 +38,19 @@ export class Session {
     this.cards.addEventListener("trouble", ({ detail }) => this.#away(detail));
     outbox.addEventListener("change", () => this.#told());
     outbox.addEventListener("answered", ({ detail }) => this.#answered(detail));
-    addEventListener("pagehide", () => this.#reasonsSend());
+    addEventListener("pagehide", () => {
+      this.noteEnd();
+      this.#reasonsSend();
+    });
     addEventListener("online", () => this.cards.fill(this.cards.seenBy()));
+    for (const type of ["focusin", "focusout", "pointerup", "pointercancel"]) {
+      document.addEventListener(type, () => {
+        if (type.startsWith("pointer")) this.#isPressed = false;
+        // After the click that follows, and once it is known where the focus went.
+        setTimeout(() => this.#open());
+      });
+    }
+    document.addEventListener("pointerdown", () => (this.#isPressed = true));
     document.addEventListener("visibilitychange", () => document.hidden || this.#keep());
     setInterval(() => document.hidden || this.#keep(), KEEP_MS);
   }
@@ -64,8 +79,10 @@ export class Session {
     card.activeMs = this.clock.read();
     card.said = { verdict, reasons, note: card.note.trim() };
     card.by = by;
+    card.guidelines = this.guidelines;
     card.wasTakenBack = false;
-    this.outbox.push("judge", card.uuid, fieldsOf(card));
+    this.outbox.push("judge", card.uuid, fieldsOf(card), card.revision);
+    this.drafts.keep(card.uuid, "");
     this.past.push(card);
     this.#chipsFor = card;
     this.bar.said(card);
@@ -75,14 +92,22 @@ export class Session {
   /* The pair before comes back at once, out of memory; only beyond this page's beginning the server is asked. */
   undo() {
     this.noteEnd();
-    this.#reasonsSend();
     const card = this.past.pop();
+    if (this.reasonsDue === card) this.#reasonsForget();
+    else this.#reasonsSend();
     if (!card) return this.#undoFurther();
-    const unsent = this.outbox.unsent("judge", card.uuid);
-    if (unsent) this.outbox.drop(unsent);
-    else this.outbox.push("undo", card.uuid, []);
+    if (!this.#wasUnsent(card)) this.outbox.push("undo", card.uuid, []);
     this.#comeBack(card);
     return undefined;
+  }
+
+  /* Drop what did not go out yet; whether that was everything that was said. */
+  #wasUnsent({ uuid }) {
+    for (let act; (act = this.outbox.unsent("judge", uuid)); ) {
+      this.outbox.drop(act);
+      if (!isRevision(act)) return true;
+    }
+    return false;
   }
 
   redo(by) {
@@ -109,7 +134,9 @@ export class Session {
     const card = this.#noteFor ?? this.card;
     if (!card) return;
     card.note = text;
-    if (card === this.card) this.bar.noted(text);
+    if (card !== this.card) return;
+    this.drafts.keep(card.uuid, text);
+    this.bar.noted(text);
   }
 
   noteLast() {
@@ -140,6 +167,12 @@ export class Session {
     this.bar.flag(card.isFlagged);
   }
 
+  /* As the server knew it when it sent the pair, unless something newer waits to be sent. */
+  #flagged(card) {
+    const last = this.outbox.waiting().findLast((act) => act.kind === "flag" && act.uuid === card.uuid);
+    return last ? last.fields.some(([name, value]) => name === "is_raised" && value === "1") : card.isFlagged;
+  }
+
   later() {
     if (!this.canJudge()) return;
     this.noteEnd();
@@ -166,7 +199,19 @@ export class Session {
       this.outbox.inTrouble("");
       this.outbox.wake();
     }
-    if (!this.card) this.#advance();
+    this.#open();
+  }
+
+  /* A pair that comes while none is shown takes the focus, and letters are verdicts from then on: whoever writes
+     is left to finish first. */
+  #open() {
+    // What is pressed must not move away before it is let go.
+    if (this.card || !this.cards.waiting.length || this.#isPressed) return;
+    if (!isWriting()) this.#advance();
+    else if (!this.#isHeldBack) {
+      this.#calm("A pair is here", "It appears as soon as you leave the field in which you write.");
+      this.#isHeldBack = true;
+    }
   }
 
   #advance() {
@@ -177,10 +222,13 @@ export class Session {
   }
 
   #show(card, { isFirst = false } = {}) {
+    this.noteEnd();
     this.card = card;
+    card.note ||= this.drafts.of(card.uuid);
+    card.isFlagged = this.#flagged(card);
+    this.#isHeldBack = false;
     this.#seen = undefined;
     this.#paintedAt = Infinity;
-    this.#noteFor = undefined;
     this.#close();
     keysShow(this.keys, card.node);
     if (!isFirst) this.place.replaceChildren(card.node);
@@ -217,7 +265,8 @@ export class Session {
   }
 
   #comeBack(card) {
-    if (this.card) {
+    this.cards.drop(card.uuid);
+    if (this.card && this.card.uuid !== card.uuid) {
       this.card.activeMs = this.clock.read();
       this.cards.putBack(this.card);
     }
@@ -245,12 +294,14 @@ export class Session {
       this.bar.tell("Going back to before this page was loaded needs the connection. Try again in a moment.");
       return;
     }
-    const { judged_last: last, said } = JSON.parse(undone.text);
+    const { judged_last: last, revision, said } = JSON.parse(undone.text);
+    this.outbox.know({ uuid }, revision);
     this.judgedLast = last ?? "";
+    this.cards.drop(uuid);
     this.#doneLess();
     const answer = await this.net.post("next/", [["as", this.reading.view], ...this.#have().filter((one) => one !== uuid).map((one) => ["have", one])], "text/html");
     const node = answer.kind === "ok" ? elementOf(answer.text) : undefined;
-    if (node?.dataset.uuid !== uuid) {
+    if (node?.dataset.uuid !== uuid || isWriting()) {
       this.bar.tell("Taken back. That pair comes next.");
       if (node?.dataset.uuid) this.cards.putBack(new this.Card(node));
       return;
@@ -281,16 +332,18 @@ export class Session {
     );
     this.place.replaceChildren(section);
     this.#seen = "";
+    this.#isHeldBack = false;
   }
 
   /* The server says that nothing waits, and why. */
   #nothing(node) {
-    if (this.card) return;
+    if (this.card || this.cards.waiting.length) return;
     if (node) {
       node.tabIndex = -1;
       const hadFocus = this.place.contains(document.activeElement);
       this.place.replaceChildren(node);
       this.#seen = node.dataset.seen;
+      this.#isHeldBack = false;
       document.title = document.title.replace(/^\s*\w+/, "Waiting");
       if (hadFocus) this.focus();
     }
@@ -299,7 +352,7 @@ export class Session {
 
   #away({ kind, sentence }) {
     if (kind === "login") this.outbox.inTrouble(kind);
-    if (this.card) return;
+    if (this.card || this.cards.waiting.length) return;
     if (kind === "login") this.#calm("You are not logged in any more", "Log in again, and the next pair is here. What you said is kept.");
     else if (kind === "refused") this.#calm("There is nothing to judge here", sentence);
     else this.#calm("The server cannot be reached", "What you said is kept here and goes out as soon as it is back. Then the next pair appears by itself.");
@@ -322,7 +375,8 @@ export class Session {
     if (!fields.length) return;
     const answer = await this.net.post("keep/", fields);
     if (answer.kind !== "ok") return;
-    const { held } = JSON.parse(answer.text);
+    const { held, guidelines } = JSON.parse(answer.text);
+    if (guidelines > this.guidelines) this.bar.guidelinesChanged();
     // Those that came meanwhile were not asked about.
     const lost = waiting.filter((uuid) => !held.includes(uuid));
     this.cards.keep(this.cards.waiting.map(({ uuid }) => uuid).filter((uuid) => !lost.includes(uuid)));
@@ -335,26 +389,39 @@ export class Session {
   #revise(card) {
     clearTimeout(this.#reasonsTimer);
     const unsent = this.outbox.unsent("judge", card.uuid);
-    if (unsent) this.outbox.save({ ...unsent, fields: fieldsOf(card, unsent.fields.some(([name]) => name === "revise")) });
+    if (unsent) this.outbox.save({ ...unsent, fields: fieldsOf(card, isRevision(unsent)) });
     else {
       this.reasonsDue = card;
       this.#reasonsTimer = setTimeout(() => this.#reasonsSend(), REASONS_MS);
     }
   }
 
-  #reasonsSend() {
+  #reasonsForget() {
     clearTimeout(this.#reasonsTimer);
-    const card = this.reasonsDue;
     this.reasonsDue = undefined;
+  }
+
+  #reasonsSend() {
+    const card = this.reasonsDue;
+    this.#reasonsForget();
     if (card) this.outbox.push("judge", card.uuid, fieldsOf(card, true));
   }
 
+  #isTakenBack(uuid) {
+    if ([this.card, ...this.cards.waiting].some((card) => card?.uuid === uuid)) return true;
+    return this.outbox.waiting().some((act) => act.kind === "undo" && act.uuid === uuid);
+  }
+
   #answered({ act, data }) {
-    if (act.kind === "undo") this.#doneLess();
+    if (act.kind === "undo") {
+      this.#doneLess();
+      if (this.judgedLast === act.uuid) this.judgedLast = "";
+      this.#told();
+    }
     if (act.kind !== "judge") return;
     this.done = { today: data.today, inAll: data.in_all };
     // Said in a tab that was closed: it can be taken back all the same.
-    if (!this.past.some(({ uuid }) => uuid === act.uuid)) this.judgedLast = act.uuid;
+    if (data.verdict && !this.past.some(({ uuid }) => uuid === act.uuid) && !this.#isTakenBack(act.uuid)) this.judgedLast = act.uuid;
     this.#told();
   }
 
@@ -364,12 +431,21 @@ export class Session {
 
   #told() {
     const waiting = this.outbox.waiting();
-    const judges = waiting.filter(({ kind, fields }) => kind === "judge" && !fields.some(([name]) => name === "revise")).length;
+    const judges = waiting.filter((act) => act.kind === "judge" && !isRevision(act)).length;
     const undos = waiting.filter(({ kind }) => kind === "undo").length;
     this.bar.progress(Math.max(this.done.today + judges - undos, 0), Math.max(this.done.inAll + judges - undos, 0));
     this.bar.outbox({ count: waiting.length, trouble: this.outbox.trouble, notices: this.outbox.notices() });
     this.bar.undoable(this.past.length > 0 || Boolean(this.judgedLast));
   }
+}
+
+/* Whether letters go into a field now, or its form's button is about to be pressed. */
+function isWriting() {
+  return Boolean(document.activeElement?.closest("input, textarea, select, [contenteditable], [data-note] button, .attack button"));
+}
+
+function isRevision({ fields }) {
+  return fields.some(([name]) => name === "revise");
 }
 
 function fieldsOf(card, isRevision = false) {
@@ -379,6 +455,7 @@ function fieldsOf(card, isRevision = false) {
     ["active_ms", String(card.activeMs)],
     ["shown_at", card.shownAt],
     ["by", card.by],
+    ["guidelines", String(card.guidelines)],
     ...card.said.reasons.map((reason) => ["reasons", reason]),
   ];
   return isRevision ? [...fields, ["revise", "1"]] : fields;
