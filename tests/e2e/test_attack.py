@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import pytest
+
 from annotate.models import Prompt
+
+pytestmark = [pytest.mark.e2e, pytest.mark.django_db(transaction=True)]
 
 
 def test_a_labeler_writes_a_prompt_and_hears_of_its_answers(
