@@ -443,6 +443,7 @@ class TestCannotJudge:
         assert last(one).reasons == ["broken", "other"]
 
         page.goto(f"{judge_url}{one}/")
+        page.get_by_text("Why, if one is better").click()
         page.get_by_label("clearer").check()
         page.get_by_role("button", name="Left is much better").click()
         page.wait_for_load_state()
