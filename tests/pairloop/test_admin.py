@@ -25,6 +25,8 @@ from annotate.models import (
     Prompt,
     QueueEntry,
     Repeat,
+    SamplingState,
+    WeakSpot,
 )
 from models_registry.models import (
     Alias,
@@ -140,6 +142,10 @@ def _a_row_of_each(no_jobs: None) -> None:
     factories.GoldFactory.create(model=model)
     factories.RepeatFactory.create(original=judgement.assignment)
     factories.FlagFactory.create(assignment=judgement.assignment)
+    SamplingState.objects.create(model=model)
+    WeakSpot.objects.create(
+        model=model, prompt=pair.prompt, weakness=0.5, judged=4, both_bad=3, version_number=0
+    )
     Drop.objects.create(version=pair.first.version, reason=Drop.Reason.EMPTY)
     factories.AliasMoveFactory.create(model=model)
     factories.ServingFactory.create(version=pair.first.version)
