@@ -10,7 +10,8 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from django.conf import settings
@@ -25,7 +26,7 @@ from pairloop.lib import files, processes
 from pairloop.lib.errors import Refused
 from pairloop.up import engine, environments, postgres, seed
 from pairloop.up.guard import Guard
-from pairloop.up.supervisor import Spec, StateFolderUnusable, Supervisor, folder_held
+from pairloop.up.supervisor import NotYet, Spec, StateFolderUnusable, Supervisor, folder_held
 
 LEAST_FREE = 1 << 30
 #: The guard of a killed supervisor stops PostgreSQL; its last processes end a moment later.
@@ -416,26 +417,34 @@ def _engine_given() -> str:
 
 
 def _base(slug: str) -> processes.Launch:
-    model = registry.model_announced(slug)
+    with _database():
+        model = registry.model_announced(slug)
     if model is None:
         return _manage("register_base", slug)
     announced = ("--name", model.name, "--rank", str(model.lora_rank))
     return _manage("register_base", model.base_source, "--slug", model.slug, *announced)
 
 
-def _base_given(slug: str) -> str:
+@contextmanager
+def _database() -> Iterator[None]:
+    """Read something without keeping a connection. Raises NotYet while PostgreSQL is away, say to start again."""
     try:
-        model = registry.model_announced(slug)
+        yield
+    except DatabaseError as away:
+        raise NotYet("Waits for the database.") from away
     finally:
         connection.close()
+
+
+def _base_given(slug: str) -> str:
+    with _database():
+        model = registry.model_announced(slug)
     return f"{model.name} is registered." if model and model.is_ready else ""
 
 
 def _engine(slug: str) -> processes.Launch:
-    try:
+    with _database():
         version = registry.base_version(slug)
-    finally:
-        connection.close()
     if version is None:
         raise EngineUnusable
     model, gpu = version.model, engine.gpu_present()

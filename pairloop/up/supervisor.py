@@ -40,6 +40,10 @@ class StateFolderUnusable(Refused):
     code = "state_folder_unusable"
 
 
+class NotYet(Exception):
+    """What a part needs to know before it starts cannot be found out just now; it is asked again."""
+
+
 class ComponentFailed(Refused):
     """A part that Pairloop cannot do without keeps failing."""
 
@@ -235,7 +239,11 @@ class Supervisor:
             if part.process:
                 self._watch(part, part.process)
             elif part.state == "waiting" and time.time() >= part.next_start:
-                self._consider(part)
+                try:
+                    self._consider(part)
+                except NotYet as missing:
+                    part.next_start = time.time() + self._pace.delay_s
+                    self._change(part, "waiting", str(missing))
 
     def _consider(self, part: Part) -> None:
         needs = [self._parts[name] for name in part.spec.needs]

@@ -14,7 +14,7 @@ from typing import Any
 from pairloop.lib import processes
 from pairloop.lib.errors import Refused
 from pairloop.up.guard import Guard
-from pairloop.up.supervisor import Pace, Spec, Supervisor, folder_held
+from pairloop.up.supervisor import NotYet, Pace, Spec, Supervisor, folder_held
 
 STOP_S = 1.0
 
@@ -28,10 +28,16 @@ def spec_of(values: dict[str, Any], folder: Path) -> Spec:
     """Return the spec of one small program, run with FOLDER as its working folder."""
     name = values["name"]
     launch = processes.Launch(command=(sys.executable, "-c", values["code"]), folder=folder)
+
+    def launched() -> processes.Launch:
+        if (needed := values.get("not_before")) and not (folder / needed).exists():
+            raise NotYet(f"Waits for {needed}.")
+        return launch
+
     ready = None if values.get("one_shot") else lambda _started: (folder / f"{name}.ready").exists()
     return Spec(
         name=name,
-        launch=lambda: launch,
+        launch=launched,
         ready=ready,
         skip=lambda: values.get("skip", ""),
         needs=tuple(values.get("needs", ())),

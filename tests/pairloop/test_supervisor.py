@@ -233,6 +233,18 @@ class TestSupervisor:
         process.send_signal(signal.SIGINT)
         assert ended(process)[0] == 0
 
+    def test_asks_again_when_it_cannot_know_yet_how_to_start(
+        self, supervise: Supervise, tmp_path: Path
+    ) -> None:
+        supervise(part("one", STAYS), part("two", STAYS, not_before="known", needs=["one"]))
+        wait_for(lambda: states(tmp_path).get("one") == "ready")
+        wait_for(lambda: "Waits for known." in (tmp_path / "status.json").read_text())
+
+        (tmp_path / "known").touch()
+
+        wait_for(lambda: states(tmp_path).get("two") == "ready")
+        assert states(tmp_path)["one"] == "ready"
+
     def test_starts_nothing_where_there_is_a_reason(
         self, supervise: Supervise, tmp_path: Path
     ) -> None:
