@@ -12,7 +12,7 @@ from annotate import judging
 from annotate.models import Assignment, Pair
 from tests import factories
 
-pytestmark = [pytest.mark.django_db, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.django_db, pytest.mark.timeout(600)]
 
 LABELERS, EACH = 20, 100
 #: Of an area under the curve of LABELERS * EACH rows, half of each kind: sqrt((n0 + n1 + 1) / (12 n0 n1)).

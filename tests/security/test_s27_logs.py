@@ -107,7 +107,7 @@ class TestPagesAndApi:
         session = client.cookies["sessionid"].value
         page = client.get(f"/models/{model.slug}/judge/?q={MARKS['query']}")
         assert MARKS["prompt"] in page.text
-        lease = page.context["assignment"].uuid
+        lease = page.context["card"].assignment.uuid
         client.get(f"/{MARKS['path']}/?q={MARKS['query']}")
         client.post(f"/models/{model.slug}/judge/{lease}/", {"verdict": MARKS["note"]})
         for body in ({"verdict": MARKS["note"]}, {"verdict": "left", "note": MARKS["note"]}):
