@@ -211,7 +211,9 @@ class TestJudge:
         expect(page.locator("[data-pane] em")).to_have_count(2)
         page.keyboard.press("v")
         expect(page.locator("[data-panes]")).to_have_attribute("data-shown", "diff")
-        expect(page.get_by_role("button", name="Diff")).to_have_attribute("aria-pressed", "true")
+        expect(page.get_by_role("button", name="Diff", exact=True)).to_have_attribute(
+            "aria-pressed", "true"
+        )
 
     def test_scrolls_the_answers_apart_when_asked(self, page, judge_url, model):
         queued(model, "Long?", "left " * 3000, "right " * 3000)
