@@ -108,7 +108,7 @@ def unit(*, coverage: bool) -> list[Stage]:
         Stage(
             "security tests",
             python(*PYTEST, SECURITY),
-            seconds=900,
+            seconds=1200,
             tests=(SECURITY,),
             environment=state("security"),
         ),
