@@ -113,14 +113,14 @@ class TestFirstPair:
             product.wait_for(
                 "a pair written after the kill",
                 lambda: JUDGEMENT.search(labeler.get("/models/demo/judge/").text),
-                seconds=180,
+                seconds=420,
             )
 
 
 def _judge(product: Product, labeler: httpx.Client, verdict: str) -> str:
     """Wait for a pair and judge it; return the address that took the judgement."""
     product.wait_for(
-        "a pair", lambda: JUDGEMENT.search(labeler.get("/models/demo/judge/").text), seconds=420
+        "a pair", lambda: JUDGEMENT.search(labeler.get("/models/demo/judge/").text), seconds=900
     )
     page = labeler.get("/models/demo/judge/").text
     form = JUDGEMENT.search(page)

@@ -63,11 +63,11 @@ class TestKilledSupervisor:
         product.settings |= QUICK
         product.start()
 
-        product.wait_for("the page", lambda: product.printed("web ready"), seconds=60)
+        product.wait_for("the page", lambda: product.printed("web ready"), seconds=90)
         assert product.passwords() == {}
         assert len(versions(product)) == 1
         # A socket that the killed engine left behind must not keep the new one from starting.
-        product.wait_for("the engine", lambda: product.printed("engine ready"), seconds=240)
+        product.wait_for("the engine", lambda: product.printed("engine ready"), seconds=420)
         assert not product.printed("engine ended")
 
 
@@ -114,7 +114,7 @@ def survives(product: Product, first: str, second: str) -> None:
         kill(product, second)
         acknowledged += judge_once_it_answers(product, labeler)
 
-        product.wait_for("the round's end", lambda: ended(admin, path), seconds=420)
+        product.wait_for("the round's end", lambda: ended(admin, path), seconds=900)
         assert admin.get(path)["state"] == "succeeded", admin.get(path)
     assert len(versions(product)) == len(before) + 1
     invariants_hold(product, acknowledged)
@@ -133,7 +133,7 @@ def trains(product: Product, number: int, *, since: int = 1) -> int:
         )  # fmt: skip
         return bool(found)
 
-    product.wait_for(f"a step of round {number}", steps, seconds=180)
+    product.wait_for(f"a step of round {number}", steps, seconds=300)
     return found[0][0]
 
 
@@ -159,7 +159,7 @@ def judge_until(product: Product, admin: Api, labeler: Api) -> list[str]:
         waiting: int = admin.get("models/demo/rounds/")["triples_waiting"]
         return waiting >= TRIPLES
 
-    product.wait_for(f"{TRIPLES} triples", enough, seconds=420)
+    product.wait_for(f"{TRIPLES} triples", enough, seconds=900)
     return acknowledged
 
 

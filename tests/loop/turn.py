@@ -90,7 +90,7 @@ def judge_until_enough(product: Product, admin: Api, labeler: Api) -> int:
         found = admin.get("models/demo/rounds/")
         return found["triples_waiting"] >= TRIPLES or bool(found["results"])
 
-    product.wait_for(f"{TRIPLES} triples", enough, seconds=600)
+    product.wait_for(f"{TRIPLES} triples", enough, seconds=900)
     tell(f"judged {pairs} pairs")
     return pairs
 
@@ -113,7 +113,7 @@ def round_wait(product: Product, admin: Api) -> dict[str, Any]:
             tell(f"{now} {found['progress']:.0%}, {found['eta_s']} s left")
         return found["state"] not in {"queued", "running", "evaluating"}
 
-    product.wait_for("the end of round 1", ended, seconds=600)
+    product.wait_for("the end of round 1", ended, seconds=1200)
     found: dict[str, Any] = admin.get("models/demo/rounds/1/")
     assert found["state"] == "succeeded", found
     assert found["started_by"] is None
@@ -144,7 +144,7 @@ def judge_until_v1_wrote(product: Product, admin: Api, labeler: Api) -> int:
         triples = admin.lines("models/demo/triples/?ties=1")
         return any(1 in triple["version"].values() for triple in triples)
 
-    product.wait_for("a judged pair that v1 wrote", wrote, seconds=300)
+    product.wait_for("a judged pair that v1 wrote", wrote, seconds=900)
     return pairs
 
 
