@@ -11,7 +11,7 @@ help:
 	@echo 'make check  static checks and unit tests, two at a time'
 	@echo 'make loop   one turn of the wheel with everything real, about eight minutes'
 	@echo 'make bench-import [ROWS=100000]   time and memory of importing preference pairs, about two minutes'
-	@echo 'make bench-judge [PAIRS=1000000]  judging by 50 labelers: milliseconds, statements, from key to paint, about five minutes'
+	@echo 'make bench-judge [PAIRS=1000000]  judging by 50 labelers: milliseconds, statements, from key to paint'
 	@echo 'make bench-train [DATA=pairs.jsonl]  speed, memory and losses of training against TRL, about 25 minutes'
 	@echo 'make lock   write requirements/*.txt anew from pyproject.toml'
 	@echo 'make clean  delete environments and caches; keeps var/, so no data is lost'
