@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 from django.conf import settings
-from django.db import connection
+from django.db import OperationalError, connection
 
 from pairloop.lib.statements import Statement
 from pairloop.up import postgres
@@ -57,6 +57,18 @@ class TestConnection:
             assert not connection.is_usable()
         connection.close()
         # What the old connection knew, the new one learns.
+        assert SUM.row({"a": 1, "b": 2}) == (3, 1)
+
+    def test_is_known_to_be_dead_after_a_statement_found_out(self) -> None:
+        connection.ensure_connection()
+        self.kill()
+        with pytest.raises(OperationalError):
+            SUM.row({"a": 1, "b": 2})
+
+        # What Django does before the next request, where an error would be a page that says nothing.
+        connection.close_if_unusable_or_obsolete()
+
+        assert connection.connection is None
         assert SUM.row({"a": 1, "b": 2}) == (3, 1)
 
     def test_asks_a_server_on_a_network(self, monkeypatch) -> None:

@@ -18,6 +18,9 @@ class DatabaseWrapper(base.DatabaseWrapper):
         """
         if not str(self.settings_dict["HOST"]).startswith("/") or self.connection is None:
             return super().is_usable()
+        if self.connection.closed:
+            # psycopg has noticed it before us, and then there is no socket to ask about.
+            return False
         poll = select.poll()
         poll.register(self.connection.fileno(), select.POLLIN)
         return not poll.poll(0)
