@@ -9,13 +9,13 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
-from django.db.models import Exists, F, OuterRef, Q
 
-from annotate import queries
+from annotate import queries, shown
 from annotate.models import (
     DECIDED,
     Assignment,
@@ -24,7 +24,6 @@ from annotate.models import (
     JudgingPolicy,
     Pair,
     QueueEntry,
-    Repeat,
     Tally,
 )
 from models_registry.models import RegisteredModel
@@ -123,11 +122,91 @@ def _copy(pair: Pair, purpose: Pair.Purpose) -> Pair:
 
 # --- Serving -------------------------------------------------------------------------------------------
 
+#: Leases `chosen` on top of the queue, also where the lease ended before it was judged, and counts its sides.
+_LEASE = """
+    lease AS (
+        INSERT INTO annotate_assignment AS own
+            (uuid, pair_id, labeler_id, first_is_left, assigned_at, expires_at, is_on_top)
+        SELECT gen_random_uuid(), chosen.pair_id, %(labeler)s::bigint, %(first_is_left)s::bool,
+               %(now)s::timestamptz, %(until)s::timestamptz, TRUE
+        FROM chosen
+        ON CONFLICT (pair_id, labeler_id) DO UPDATE
+        SET expires_at = EXCLUDED.expires_at, closed_at = NULL, is_on_top = TRUE, set_aside_at = NULL
+        -- A row that was there before has an xmax.
+        RETURNING own.*, own.xmax = 0 AS is_new
+    ), counted AS (
+        UPDATE annotate_tally tally
+        SET turn = tally.turn + 1, since_repeat = CASE WHEN %(is_repeat)s::bool THEN 0 ELSE since_repeat END,
+            sides_lead = tally.sides_lead
+                + CASE WHEN NOT is_new THEN 0 WHEN first_is_left THEN 1 ELSE -1 END
+        FROM lease WHERE tally.id = %(tally)s::bigint
+    )"""
+#: A check that came when nothing else does would show itself. Exactly the condition of the index `queue_fresh`,
+#: so that one row is read.
+_NEW_PAIR_WAITS = """EXISTS (
+    SELECT FROM annotate_queueentry entry
+    WHERE entry.model_id = %(model)s::bigint AND entry.wanted > entry.leased
+      AND entry.opinions = 0 AND entry.reserved_for_id IS NULL
+)"""
+#: Leases a gold pair that the labeler has neither judged nor in hand, and whose original they never had.
+GOLD = Statement(
+    "checks_gold",
+    f"""
+    WITH free AS MATERIALIZED (
+        SELECT gold.pair_id
+        FROM (
+            SELECT pair_id, original_id FROM annotate_gold
+            WHERE model_id = %(model)s::bigint AND retired_at IS NULL
+            ORDER BY pair_id DESC LIMIT {GOLD_SERVED}
+        ) gold
+        WHERE {_NEW_PAIR_WAITS}
+          AND NOT EXISTS (
+              SELECT FROM annotate_assignment mine
+              WHERE mine.labeler_id = %(labeler)s::bigint AND mine.pair_id = gold.original_id
+          )
+          AND NOT EXISTS (
+              SELECT FROM annotate_assignment mine
+              WHERE mine.labeler_id = %(labeler)s::bigint AND mine.pair_id = gold.pair_id
+                AND (mine.closed_at IS NULL OR coalesce((
+                    SELECT verdict FROM annotate_judgement
+                    WHERE assignment_id = mine.uuid ORDER BY revision DESC LIMIT 1), '') <> '')
+          )
+    ), chosen AS MATERIALIZED (
+        SELECT pair_id FROM free ORDER BY pair_id LIMIT 1
+        OFFSET (SELECT floor(%(luck)s::float8 * count(*)) FROM free)
+    ), {_LEASE}
+    {shown.select_from("lease")}
+""",  # noqa: S608 constants
+)
+#: Leases a repeat again whose lease ended before it was judged.
+REPEAT_AGAIN = Statement(
+    "checks_repeat_again",
+    f"""
+    WITH chosen AS MATERIALIZED (SELECT %(pair)s::bigint AS pair_id), {_LEASE}
+    {shown.select_from("lease")}
+""",
+)
+#: Copies a pair and leases the copy, which stands for its labeler's assignment of the original.
+REPEAT = Statement(
+    "checks_repeat",
+    f"""
+    WITH copy AS (
+        INSERT INTO annotate_pair
+            (prompt_id, prompt_split, first_id, second_id, purpose, arm, priority, created_at)
+        SELECT prompt_id, prompt_split, first_id, second_id, '{Pair.Purpose.REPEAT}', '{ARM}', 0, %(now)s
+        FROM annotate_pair WHERE id = %(pair)s::bigint
+        RETURNING *
+    ), chosen AS MATERIALIZED (SELECT id AS pair_id FROM copy), {_LEASE}, noted AS (
+        INSERT INTO annotate_repeat (assignment_id, model_id, original_id, made_at)
+        SELECT uuid, %(model)s::bigint, %(original)s::uuid, %(now)s FROM lease
+    )
+    {shown.select_from("lease", pair="copy")}
+""",  # noqa: S608 constants
+)
+
 
 def check_next(
     *,
-    model: RegisteredModel,
-    labeler: User,
     tally: Tally,
     policy: JudgingPolicy,
     now: datetime,
@@ -140,78 +219,28 @@ def check_next(
     A coin decides before anything is read. Whoever calls has locked the labeler's tally. The lease is on top of the
     queue, which knows nothing of it, and lasts until a moment, by default as long as the policy says.
     `first_left` is tossed like any pair's sides; a repeat has those of its original, swapped.
+    The assignment comes with all that is shown of it.
     """
     toss = chance.random()
     if toss >= policy.gold_share + policy.repeat_share:
         return None
-    if not _new_pair_waits(model):
-        return None
-    lease = _Lease(tally, labeler, now, until or now + timedelta(minutes=policy.lease_minutes))
+    lease: dict[str, Any] = {
+        "model": tally.model_id,
+        "labeler": tally.labeler_id,
+        "tally": tally.pk,
+        "now": now,
+        "until": until or now + timedelta(minutes=policy.lease_minutes),
+    }
     if toss < policy.gold_share:
-        return _gold_next(model, lease, chance, first_left=first_left)
+        return _gold_next(lease, chance, first_left=first_left)
     if tally.judged < REPEAT_AFTER or tally.since_repeat < REPEAT_APART:
         return None
-    return _repeat_next(model, lease, chance)
+    return _repeat_next(lease, chance)
 
 
-def _new_pair_waits(model: RegisteredModel) -> bool:
-    """Whether a pair that nobody judged is free: a check that came when nothing else does would show itself.
-
-    Exactly the condition of the index `queue_fresh`, so that one row is read.
-    """
-    free = QueueEntry.objects.filter(model=model, wanted__gt=F("leased"))
-    return free.filter(opinions=0, reserved_for=None).exists()
-
-
-@dataclass(frozen=True, slots=True)
-class _Lease:
-    """To whom, from when, until when."""
-
-    tally: Tally
-    labeler: User
-    now: datetime
-    until: datetime
-
-    def open(self, pair_id: int, *, first_is_left: bool) -> Assignment:
-        """Lease a pair on top of the queue, also one whose lease ended before it was judged; count its sides."""
-        assignment, is_new = Assignment.objects.update_or_create(
-            pair_id=pair_id,
-            labeler=self.labeler,
-            defaults={
-                "expires_at": self.until, "closed_at": None, "is_on_top": True, "set_aside_at": None,
-            },
-            create_defaults={
-                "first_is_left": first_is_left,
-                "assigned_at": self.now,
-                "expires_at": self.until,
-                "is_on_top": True,
-            },
-        )  # fmt: skip
-        lead = (1 if assignment.first_is_left else -1) if is_new else 0
-        Tally.objects.filter(pk=self.tally.pk).update(
-            turn=F("turn") + 1, sides_lead=F("sides_lead") + lead
-        )
-        return assignment
-
-
-def _gold_next(
-    model: RegisteredModel, lease: _Lease, chance: random.Random, *, first_left: bool
-) -> Assignment | None:
-    """Lease a gold pair that the labeler has not judged, and whose original they never had."""
-    mine = Assignment.objects.filter(labeler=lease.labeler)
-    stands = queries.judgements_standing().filter(assignment=OuterRef("pk"))
-    done = mine.filter(Q(closed_at=None) | Exists(stands), pair=OuterRef("pair"))
-    newest = Gold.objects.filter(model=model, retired_at=None).order_by("-pair")[:GOLD_SERVED]
-    ids = list(
-        Gold.objects.filter(
-            ~Exists(done),
-            ~Exists(mine.filter(pair=OuterRef("original"))),
-            pk__in=newest.values("pk"),
-        ).values_list("pk", flat=True)
-    )
-    if not ids:
-        return None
-    return lease.open(chance.choice(sorted(ids)), first_is_left=first_left)
+def _leased(statement: Statement, parameters: dict[str, Any]) -> Assignment | None:
+    row = statement.row(parameters)
+    return shown.assignment_from(row) if row else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,28 +260,28 @@ class _Past:
         """Whether what they said stands."""
         return bool(self.verdict)
 
-    def can_be_repeated(self, model: RegisteredModel) -> bool:
+    def can_be_repeated(self, model_id: int) -> bool:
         """Whether it is a decided judgement of this model that was not repeated."""
         is_check = self.purpose in (Pair.Purpose.GOLD, Pair.Purpose.REPEAT)
         is_free = not is_check and not self.was_repeated
-        return self.verdict in DECIDED and is_free and self.model_id == model.pk
+        return self.verdict in DECIDED and is_free and self.model_id == model_id
 
-    def is_repeat_unjudged(self, model: RegisteredModel) -> bool:
+    def is_repeat_unjudged(self, model_id: int) -> bool:
         """Whether it is a repeat whose lease ended before it was judged."""
-        is_repeat = self.purpose == Pair.Purpose.REPEAT and self.model_id == model.pk
+        is_repeat = self.purpose == Pair.Purpose.REPEAT and self.model_id == model_id
         return is_repeat and not self.is_judged
 
 
-#: A labeler's last assignments of all models that are closed, the newest first.
+#: A labeler's last assignments of all models that are closed, the newest first; none while no new pair waits.
 PAST = Statement(
     "checks_past",
-    """
+    f"""
     SELECT lease.uuid, lease.pair_id, lease.first_is_left, pair.purpose, prompt.model_id,
            coalesce(said.verdict, ''), EXISTS (SELECT FROM annotate_repeat WHERE original_id = lease.uuid)
     FROM (
         SELECT uuid, pair_id, first_is_left, closed_at FROM annotate_assignment
-        WHERE labeler_id = %(labeler)s::bigint AND closed_at IS NOT NULL
-        ORDER BY closed_at DESC LIMIT %(window)s::int
+        WHERE labeler_id = %(labeler)s::bigint AND closed_at IS NOT NULL AND {_NEW_PAIR_WAITS}
+        ORDER BY closed_at DESC LIMIT {REPEAT_AFTER + REPEAT_FROM}
     ) lease
     JOIN annotate_pair pair ON pair.id = lease.pair_id
     JOIN annotate_prompt prompt ON prompt.id = pair.prompt_id
@@ -261,33 +290,33 @@ PAST = Statement(
         WHERE assignment_id = lease.uuid ORDER BY revision DESC LIMIT 1
     ) said ON TRUE
     ORDER BY lease.closed_at DESC
-""",
+""",  # noqa: S608 constants
 )
 
 
-def _repeat_next(model: RegisteredModel, lease: _Lease, chance: random.Random) -> Assignment | None:
+def _gold_next(
+    lease: dict[str, Any], chance: random.Random, *, first_left: bool
+) -> Assignment | None:
+    """Lease a labeler any of the gold pairs that are new to them."""
+    asked = {"first_is_left": first_left, "is_repeat": False, "luck": chance.random()}
+    return _leased(GOLD, lease | asked)
+
+
+def _repeat_next(lease: dict[str, Any], chance: random.Random) -> Assignment | None:
     """Lease a labeler one of their own pairs again, chosen from a window of their past."""
-    past = _past(lease.labeler)
+    model_id = lease["model"]
+    past = [_Past(*row) for row in PAST.rows(lease)]
     for one in past:
-        if one.is_repeat_unjudged(model):
-            return lease.open(one.pair_id, first_is_left=one.first_is_left)
+        if one.is_repeat_unjudged(model_id):
+            again = {"pair": one.pair_id, "first_is_left": one.first_is_left, "is_repeat": False}
+            return _leased(REPEAT_AGAIN, lease | again)
     judged = [one for one in past if one.is_judged]
-    options = [one for one in judged[REPEAT_AFTER:] if one.can_be_repeated(model)]
+    options = [one for one in judged[REPEAT_AFTER:] if one.can_be_repeated(model_id)]
     if not options:
         return None
     original = chance.choice(options)
-    pair = _copy(Pair.objects.get(pk=original.pair_id), Pair.Purpose.REPEAT)
-    assignment = lease.open(pair.pk, first_is_left=not original.first_is_left)
-    Tally.objects.filter(pk=lease.tally.pk).update(since_repeat=0)
-    Repeat.objects.create(
-        assignment=assignment, model=model, original_id=original.uuid, made_at=lease.now
-    )
-    return assignment
-
-
-def _past(labeler: User) -> list[_Past]:
-    window = REPEAT_AFTER + REPEAT_FROM
-    return [_Past(*row) for row in PAST.rows({"labeler": labeler.pk, "window": window})]
+    swapped = {"first_is_left": not original.first_is_left, "is_repeat": True}
+    return _leased(REPEAT, lease | {"pair": original.pair_id, "original": original.uuid} | swapped)
 
 
 def gold_of(*, model: RegisteredModel, pk: int) -> Gold:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any
 from uuid import UUID
 
@@ -28,14 +29,9 @@ OLDEST = timedelta(days=60)
 MOST_HELD = 200
 
 
-class UUIDsField(forms.Field):
-    """The values of one name that are UUIDs; the others are left out."""
-
-    widget = forms.MultipleHiddenInput
-
-    def to_python(self, value: Any) -> list[UUID]:
-        """Return them in order."""
-        return [found for text in (value or [])[:MOST_HELD] if (found := _uuid(text))]
+def uuids_of(texts: Iterable[str]) -> list[UUID]:
+    """Return those of a page's texts that are UUIDs, in order; the others are left out."""
+    return [found for text in islice(texts, MOST_HELD) if (found := _uuid(text))]
 
 
 def _uuid(text: str) -> UUID | None:
@@ -125,14 +121,6 @@ class UndoForm(forms.Form):
     def clean_of(self) -> int | None:
         """Return it; None when the page does not say."""
         return _number(self.cleaned_data["of"])
-
-
-class HeldForm(forms.Form):
-    """The pairs that a page holds."""
-
-    shown = forms.UUIDField(required=False)
-    waiting = UUIDsField(required=False)
-    have = UUIDsField(required=False)
 
 
 class AttackForm(forms.Form):

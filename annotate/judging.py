@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from django.contrib.auth.models import User
@@ -68,7 +69,7 @@ class TooManySetAside(Refused):
 
 def pair_assign(
     *,
-    model: RegisteredModel,
+    model_id: int,
     labeler: User,
     now: datetime,
     have: Collection[UUID] = (),
@@ -80,29 +81,31 @@ def pair_assign(
     WAITING only. The assignment comes with all that is shown of it. Raises QueueEmpty.
     """
     chance = random.SystemRandom()
-    arguments = {"model": model, "labeler": labeler, "now": now, "chance": chance}
-    found = _leased(**arguments, have=have, is_ahead=is_ahead)  # type: ignore[arg-type]
-    if found is None and leases_release(model=model, now=now):
-        found = _leased(**arguments, have=have, is_ahead=is_ahead)  # type: ignore[arg-type]
+    arguments: dict[str, Any] = {
+        "model_id": model_id, "labeler": labeler, "now": now, "chance": chance, "have": have, "is_ahead": is_ahead,
+    }  # fmt: skip
+    found = _leased(**arguments)
+    if found is None and leases_release(model_id=model_id, now=now):
+        found = _leased(**arguments)
     if found is None:
         # Outside of any transaction of ours, which this refusal would roll back.
         jobs.defer_once(tasks.pairs_top_up)
         raise QueueEmpty
-    return queries.assignment_with_pair(found)
+    return found
 
 
 @transaction.atomic
 def _leased(
     *,
-    model: RegisteredModel,
+    model_id: int,
     labeler: User,
     now: datetime,
     have: Collection[UUID],
     is_ahead: bool,
     chance: random.Random,
-) -> UUID | None:
+) -> Assignment | None:
     """Lease a pair, or prolong a lease. Locks the labeler's tally and one entry of the queue."""
-    desk = turns.desk_lock(model_id=model.pk, labeler_id=labeler.pk)
+    desk = turns.desk_lock(model_id=model_id, labeler_id=labeler.pk)
     until = now + (WAITING if is_ahead else timedelta(minutes=desk.policy.lease_minutes))
     held = turns.held_of(desk, have=have, now=now)
     if held and not held[0].set_aside_at:
@@ -110,11 +113,10 @@ def _leased(
     first_left = _goes_left(desk.tally.sides_lead, chance)
     # gold and repeats: leased on top of the queue.
     check = checks.check_next(
-        model=model, labeler=labeler, tally=desk.tally, policy=desk.policy, now=now,
-        chance=chance, until=until, first_left=first_left,
+        tally=desk.tally, policy=desk.policy, now=now, chance=chance, until=until, first_left=first_left,
     )  # fmt: skip
     if check:
-        return check.pk
+        return check
     found = turns.pair_take(
         desk=desk,
         first_left=first_left,
@@ -129,11 +131,11 @@ def _leased(
     return found
 
 
-def _prolong(lease: turns.Lease, now: datetime, until: datetime) -> UUID:
+def _prolong(lease: turns.Lease, now: datetime, until: datetime) -> Assignment:
     """Give a lease that was short, or has not long to go, its full time again."""
     if lease.expires_at - now < (until - now) / 2:
         Assignment.objects.filter(pk=lease.uuid).update(expires_at=until)
-    return lease.uuid
+    return queries.assignment_with_pair(lease.uuid)
 
 
 def _goes_left(lead: int, chance: random.Random) -> bool:
@@ -182,11 +184,11 @@ def pair_later(*, assignment: Assignment, now: datetime) -> None:
 
 
 @transaction.atomic
-def leases_release(*, model: RegisteredModel, now: datetime) -> int:
+def leases_release(*, model_id: int, now: datetime) -> int:
     """Give the pairs of expired leases back to the queue; return how many."""
     return _leases_end(
         Assignment.objects.select_for_update(skip_locked=True, of=("self",)).filter(
-            expires_at__lte=now, pair__prompt__model=model
+            expires_at__lte=now, pair__prompt__model=model_id
         ),
         now=now,
     )
@@ -238,7 +240,7 @@ class Recorded:
 
 def judgement_record(
     *,
-    assignment: Assignment,
+    assignment: Assignment | turns.Facts,
     verdict: str,
     now: datetime,
     reasons: Sequence[str] = (),
@@ -255,6 +257,7 @@ def judgement_record(
     Never refused for being late: then it counts on top of the overlap. A revision that says the same as what
     stands changes nothing. Locks tally, assignment and entry, in one statement that is tried again when
     somebody changed one of them after it was read. Only what a comparison counts needs a transaction around it.
+    Instead of the assignment, facts that were read just now will do.
 
     `guidelines_seen` is the number of the guidelines that its page showed; without it, `shown_at` decides.
     `of` is the latest revision that whoever speaks knows of, 0 for none: with another one, nothing changes. What
@@ -262,13 +265,16 @@ def judgement_record(
     """
     if verdict not in Verdict.values:
         raise VerdictUnknown
+    known = assignment if isinstance(assignment, turns.Facts) else None
+    uuid = assignment.uuid
     while True:
-        facts = turns.facts_of(assignment.pk)
+        facts = known or turns.facts_of(uuid)
+        known = None
         is_outdated = of is not None and of != facts.revision
         if is_outdated and facts.said:
             return _stands(facts, Judgement.objects.get(pk=facts.said), now=now)
         said = Judgement(
-            assignment=assignment,
+            assignment_id=uuid,
             revision=facts.revision + 1,
             verdict=verdict,
             winner_id=_winner_of(facts, verdict),

@@ -14,7 +14,7 @@ from django.db import connection
 from django.db.models import Count, Exists, F, Func, OuterRef, QuerySet, Sum
 from django.utils import timezone
 
-from annotate import turns
+from annotate import shown, turns
 from annotate.models import (
     Assignment,
     ComparisonDrop,
@@ -62,7 +62,7 @@ def policy_loaded(assignment: Assignment) -> JudgingPolicy:
 
 def assignment_with_pair(uuid: UUID) -> Assignment:
     """Return an assignment with all that is shown of it, and its model's policy. One query."""
-    found = turns.shown(uuid)
+    found = shown.assignment(uuid)
     if found is None:
         raise Assignment.DoesNotExist
     return found
@@ -82,15 +82,16 @@ def assignment_of(*, labeler: User, uuid: UUID) -> Assignment:
     return found
 
 
-def assignment_to_judge(*, labeler: User, slug: str, uuid: UUID) -> Assignment:
-    """Return a labeler's own assignment of this model, which they may still judge, and nothing that is shown of it.
+def facts_to_judge(*, labeler: User, slug: str, uuid: UUID) -> turns.Facts:
+    """Return what recording a judgement depends on, of a labeler's own assignment of this model that they may judge.
 
     Raises Assignment.DoesNotExist for any other. One query.
     """
-    found = turns.own(uuid, labeler_id=labeler.pk)
-    if found is None or found[1] != slug or not (labeler.is_staff or found[2]):
+    found = turns.facts_of(uuid)
+    may_judge = labeler.is_staff or found.is_of_member
+    if found.labeler_id != labeler.pk or found.slug != slug or not may_judge:
         raise Assignment.DoesNotExist
-    return found[0]
+    return found
 
 
 def assignment_judged_last(*, model: RegisteredModel, labeler: User) -> Assignment | None:

@@ -66,7 +66,7 @@ def leases_release(timestamp: int | None = None) -> None:
     from annotate import judging, weak
 
     for model in registry.models_ready():
-        judging.leases_release(model=model, now=timezone.now())
+        judging.leases_release(model_id=model.pk, now=timezone.now())
     weak.reservations_end(now=timezone.now())
 
 

@@ -16,20 +16,9 @@ from datetime import date, datetime
 from typing import Any
 from uuid import UUID
 
-from django.db.models import Model
-
-from annotate.models import (
-    Assignment,
-    Completion,
-    Judgement,
-    JudgingPolicy,
-    Pair,
-    Prompt,
-    QueueEntry,
-    Tally,
-)
+from annotate import shown
+from annotate.models import Assignment, Judgement, JudgingPolicy, Tally
 from annotate.overlap import Opinion, Rules
-from models_registry.models import RegisteredModel
 from pairloop.lib.statements import Columns, Statement
 
 #: Above every id of a labeler.
@@ -203,24 +192,24 @@ TAKE = """
         ON CONFLICT (pair_id, labeler_id) DO UPDATE
         SET expires_at = EXCLUDED.expires_at, closed_at = NULL, is_on_top = FALSE, set_aside_at = NULL
         -- A row that was there before has an xmax.
-        RETURNING own.uuid, own.xmax = 0 AS is_new
+        RETURNING own.*, own.xmax = 0 AS is_new
     ), counted AS (
         UPDATE annotate_tally tally
         SET turn = tally.turn + 1,
             sides_lead = tally.sides_lead
-                + CASE WHEN NOT is_new THEN 0 WHEN first_is_left THEN 1 ELSE -1 END,
+                + CASE WHEN NOT is_new THEN 0 WHEN lease.first_is_left THEN 1 ELSE -1 END,
             compare_lead = tally.compare_lead
                 + CASE WHEN NOT (is_new AND is_compared) THEN 0 WHEN %(candidate_left)s THEN 1 ELSE -1 END
         FROM lease, side WHERE tally.id = %(tally)s
     )
-    SELECT uuid FROM lease
+    {shown}
 """
 
 
 def _take(name: str, *bands: str) -> Statement:
     """Return TAKE over bands in this order; the later ones are not even begun when an earlier one has a pair."""
     in_order = " UNION ALL ".join(f"(SELECT * FROM ({band}) one)" for band in bands)  # noqa: S608
-    return Statement(name, TAKE.format(bands=in_order))
+    return Statement(name, TAKE.format(bands=in_order, shown=shown.select_from("lease")))
 
 
 _FRESH_FIRST = _take("judging_take", RESERVED, FRESH, SECOND, THIRD)
@@ -236,8 +225,8 @@ def pair_take(
     now: datetime,
     until: datetime,
     chance: random.Random,
-) -> UUID | None:
-    """Lease the next pair to the labeler whose desk is locked; None when there is none for them."""
+) -> Assignment | None:
+    """Lease the next pair to the labeler whose desk is locked, with all that is shown of it; None without one."""
     tally = desk.tally
     ranges = _ranges(tally.labeler_id, chance.randint(0, desk.last_labeler))
     take = _SECONDS_FIRST if seconds_first else _FRESH_FIRST
@@ -256,7 +245,7 @@ def pair_take(
             "until": until,
         }
     )
-    return row[0] if row else None
+    return shown.assignment_from(row) if row else None
 
 
 def _ranges(labeler: int, start: int) -> list[tuple[int, int]]:
@@ -264,106 +253,6 @@ def _ranges(labeler: int, start: int) -> list[tuple[int, int]]:
     if start <= labeler:
         return [(start, labeler - 1), (labeler + 1, HIGHEST), (0, start - 1)]
     return [(start, HIGHEST), (0, labeler - 1), (labeler + 1, start - 1)]
-
-
-# --- What is shown ---------------------------------------------------------------------------------------
-
-#: Nobody is shown it, and it takes time to read.
-_UNSHOWN = ["prompt_ids", "completion_ids", "sampling"]
-#: Which tables a shown assignment is read from, in the order of their columns.
-_SHOWN = {
-    "lease": Columns("lease", Assignment),
-    "pair": Columns("pair", Pair),
-    "prompt": Columns("prompt", Prompt),
-    "model": Columns("model", RegisteredModel),
-    "first": Columns("first", Completion, unread=_UNSHOWN),
-    "second": Columns("second", Completion, unread=_UNSHOWN),
-    "policy": Columns("policy", JudgingPolicy),
-    "entry": Columns("entry", QueueEntry),
-}
-SHOWN = Statement(
-    "judging_shown",
-    f"""
-    SELECT ARRAY(
-               SELECT verdict FROM annotate_judgement
-               WHERE assignment_id = lease.uuid ORDER BY revision DESC LIMIT 2
-           ),
-           EXISTS (
-               SELECT FROM models_registry_membership
-               WHERE model_id = prompt.model_id AND user_id = lease.labeler_id
-           ),
-           EXISTS (
-               SELECT FROM annotate_flag
-               WHERE assignment_id = lease.uuid AND taken_back_at IS NULL AND resolved_at IS NULL
-           ),
-           coalesce((SELECT max(revision) FROM annotate_judgement WHERE assignment_id = lease.uuid), 0),
-           {", ".join(columns.sql for columns in _SHOWN.values())}
-    FROM annotate_assignment lease
-    JOIN annotate_pair pair ON pair.id = lease.pair_id
-    JOIN annotate_prompt prompt ON prompt.id = pair.prompt_id
-    JOIN models_registry_registeredmodel model ON model.id = prompt.model_id
-    JOIN annotate_completion first ON first.id = pair.first_id
-    JOIN annotate_completion second ON second.id = pair.second_id
-    LEFT JOIN annotate_judgingpolicy policy ON policy.model_id = model.id
-    LEFT JOIN annotate_queueentry entry ON entry.pair_id = pair.id
-    WHERE lease.uuid = %(uuid)s
-""",  # noqa: S608 columns of ours
-)
-
-
-def shown(uuid: UUID) -> Assignment | None:
-    """Return an assignment with its pair, prompt, model, policy, completions and entry, in one statement.
-
-    `verdicts_last` holds the two latest things that its labeler said, if any; `is_of_member` whether the labeler
-    is a member of the model; `is_flagged` whether their flag waits for staff; `revision_last` the number of the
-    latest thing they said, 0 for none. Django would write the same
-    statement anew each time, and plan it; here people wait for that.
-    """
-    row = SHOWN.row({"uuid": uuid})
-    if row is None:
-        return None
-    found, at = {}, 4
-    for name, columns in _SHOWN.items():
-        found[name] = columns.instance(row[at : at + len(columns)])
-        at += len(columns)
-    lease, pair = found["lease"], found["pair"]
-    lease.pair, pair.prompt, pair.first, pair.second = (
-        pair, found["prompt"], found["first"], found["second"],
-    )  # fmt: skip
-    pair.prompt.model = found["model"]
-    # Known to be absent is known, too: else whoever looks asks the database.
-    _one_to_one(RegisteredModel, "judging_policy").set_cached_value(found["model"], found["policy"])
-    _one_to_one(Pair, "queue_entry").set_cached_value(pair, found["entry"])
-    lease.verdicts_last, lease.is_of_member, lease.is_flagged, lease.revision_last = row[:4]
-    return lease  # type: ignore[no-any-return]
-
-
-OWN = Statement(
-    "judging_own",
-    f"""
-    SELECT model.slug,
-           EXISTS (
-               SELECT FROM models_registry_membership
-               WHERE model_id = model.id AND user_id = lease.labeler_id
-           ),
-           {_SHOWN["lease"].sql}
-    FROM annotate_assignment lease
-    JOIN annotate_pair pair ON pair.id = lease.pair_id
-    JOIN annotate_prompt prompt ON prompt.id = pair.prompt_id
-    JOIN models_registry_registeredmodel model ON model.id = prompt.model_id
-    WHERE lease.uuid = %(uuid)s AND lease.labeler_id = %(labeler)s::bigint
-""",  # noqa: S608 columns of ours
-)
-
-
-def own(uuid: UUID, *, labeler_id: int) -> tuple[Assignment, str, bool] | None:
-    """Return a labeler's assignment without what is shown of it, its model's slug, and whether they are a member."""
-    row = OWN.row({"uuid": uuid, "labeler": labeler_id})
-    return (_SHOWN["lease"].instance(row[2:]), row[0], row[1]) if row else None
-
-
-def _one_to_one(kind: type[Model], name: str) -> Any:
-    return kind._meta.get_field(name)  # noqa: SLF001
 
 
 # --- Holding on ----------------------------------------------------------------------------------------
@@ -445,10 +334,15 @@ FACTS = Statement(
            other.verdicts, other.winners, other.last_labeler,
            comparison.candidate_id, comparison.incumbent_id, prompt.sha256, prompt.tags,
            first.version_id AS first_version, cardinality(first.completion_ids) AS first_tokens,
-           second.version_id AS second_version, cardinality(second.completion_ids) AS second_tokens
+           second.version_id AS second_version, cardinality(second.completion_ids) AS second_tokens,
+           model.slug, EXISTS (
+               SELECT FROM models_registry_membership
+               WHERE model_id = model.id AND user_id = lease.labeler_id
+           ) AS is_of_member
     FROM annotate_assignment lease
     JOIN annotate_pair pair ON pair.id = lease.pair_id
     JOIN annotate_prompt prompt ON prompt.id = pair.prompt_id
+    JOIN models_registry_registeredmodel model ON model.id = prompt.model_id
     LEFT JOIN annotate_judgingpolicy policy ON policy.model_id = prompt.model_id
     LEFT JOIN annotate_queueentry entry ON entry.pair_id = lease.pair_id
     LEFT JOIN annotate_tally tally
@@ -517,6 +411,9 @@ class Facts:
     second_id: int
     comparison_id: int | None
     model_id: int
+    slug: str
+    #: Whether the labeler is still a member of the model.
+    is_of_member: bool
     #: The policy's; None while the model has none.
     guidelines_version: int | None
     #: When anything in the policy changed last.
@@ -547,8 +444,10 @@ class Facts:
 
 
 def facts_of(uuid: UUID) -> Facts:
-    """Read what is known about an assignment, which must exist."""
-    (row,) = FACTS.named({"uuid": uuid})
+    """Read what is known about an assignment. Raises Assignment.DoesNotExist."""
+    row = next(iter(FACTS.named({"uuid": uuid})), None)
+    if row is None:
+        raise Assignment.DoesNotExist
     if row["tally_id"] is None:
         TALLY_CREATE.rows({"model": row["model_id"], "labeler": row["labeler_id"]})
         return facts_of(uuid)

@@ -14,13 +14,14 @@ from django.contrib import messages
 from django.http import Http404, HttpResponse, JsonResponse
 from django.middleware.csrf import get_token
 from django.shortcuts import redirect, render
+from django.template.loader import render_to_string
 from django.urls import NoReverseMatch
 from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from annotate import flags, judging, queries, screens
-from annotate.forms import HeldForm, JudgementForm, UndoForm
+from annotate.forms import JudgementForm, UndoForm, uuids_of
 from annotate.models import Assignment
 from annotate.waiting import waiting_for
 from models_registry.lookup import model_for
@@ -66,7 +67,9 @@ def judge(request: Request, slug: str) -> HttpResponse:
     """Show the labeler's next pair, or what they are waiting for."""
     model = model_for(request.user, slug)
     try:
-        assignment = judging.pair_assign(model=model, labeler=request.user, now=timezone.now())
+        assignment = judging.pair_assign(
+            model_id=model.pk, labeler=request.user, now=timezone.now()
+        )
     except judging.QueueEmpty:
         assignment = None
     return _page(request, model, assignment)
@@ -81,17 +84,10 @@ def judge_next(request: Request, slug: str) -> HttpResponse:
     """
     model = model_for(request.user, slug)
     try:
-        assignment = judging.pair_assign(
-            model=model,
-            labeler=request.user,
-            now=timezone.now(),
-            have=_held(request)["have"],
-            is_ahead=True,
-        )
+        card = _card_ahead(request, model.pk)
     except judging.QueueEmpty:
         return _nothing(request, model)
-    card = screens.card_of(assignment, shown=screens.shown_as(request.POST.get("as", "")))
-    return render(request, "annotate/judge_card.html", {"card": card})
+    return HttpResponse(card)
 
 
 @_answers
@@ -104,12 +100,11 @@ def judge_keep(request: Request, slug: str) -> HttpResponse:
     model = model_for(request.user, slug)
     if request.method != "POST":
         return JsonResponse({"user": request.user.pk, "token": get_token(request)})
-    holds = _held(request)
     held = judging.leases_keep(
         model=model,
         labeler=request.user,
-        shown=holds["shown"],
-        waiting=holds["waiting"],
+        shown=next(iter(_held(request, "shown")), None),
+        waiting=_held(request, "waiting"),
         now=timezone.now(),
     )
     version = queries.policy_of(model).guidelines_version
@@ -119,7 +114,10 @@ def judge_keep(request: Request, slug: str) -> HttpResponse:
 @_answers
 @require_http_methods(["GET", "HEAD", "POST"])
 def judgement(request: Request, slug: str, uuid: UUID) -> HttpResponse:
-    """Show one assignment, or record a verdict on it. Repeating it changes nothing, unless it is a revision."""
+    """Show one assignment, or record a verdict on it. Repeating it changes nothing, unless it is a revision.
+
+    A page that asks for the `next` pair gets it with the answer, as from `judge_next`; an empty one when there is none.
+    """
     form = JudgementForm(request.POST)
     if request.method != "POST" or not form.is_valid():
         assignment = _assignment_for(request, slug, uuid)
@@ -127,26 +125,27 @@ def judgement(request: Request, slug: str, uuid: UUID) -> HttpResponse:
             return _invalid(request, assignment, form)
         return _page(request, assignment.pair.prompt.model, assignment)
     try:
-        assignment = queries.assignment_to_judge(labeler=request.user, slug=slug, uuid=uuid)
+        facts = queries.facts_to_judge(labeler=request.user, slug=slug, uuid=uuid)
     except Assignment.DoesNotExist as missing:
         raise Http404 from missing
     said = dict(form.cleaned_data)
     recorded = judging.judgement_record(
-        assignment=assignment,
+        assignment=facts,
         now=timezone.now(),
         guidelines_seen=said.pop("guidelines"),
         **said,
     )
     if _wants_json(request):
-        return JsonResponse(
-            {
-                "verdict": recorded.judgement.verdict,
-                "revision": recorded.judgement.revision,
-                "is_new": recorded.is_new,
-                "today": recorded.today,
-                "in_all": recorded.in_all,
-            }
-        )
+        answer = {
+            "verdict": recorded.judgement.verdict,
+            "revision": recorded.judgement.revision,
+            "is_new": recorded.is_new,
+            "today": recorded.today,
+            "in_all": recorded.in_all,
+        }
+        if "next" in request.POST:
+            answer["card"] = _card_ahead_if_any(request, facts.model_id)
+        return JsonResponse(answer)
     return _after(slug, was_revised=form.cleaned_data["revise"])
 
 
@@ -207,11 +206,29 @@ def _assignment_for(request: Request, slug: str, uuid: UUID) -> Assignment:
     return assignment
 
 
-def _held(request: Request) -> dict[str, Any]:
-    """Return what a page says that it holds; nonsense counts as nothing."""
-    form = HeldForm(request.POST)
-    form.is_valid()
-    return {"shown": None, "waiting": [], "have": []} | form.cleaned_data
+def _card_ahead(request: Request, model_id: int) -> str:
+    """Lease one more pair for a page that holds some, and return its card. Raises judging.QueueEmpty."""
+    assignment = judging.pair_assign(
+        model_id=model_id,
+        labeler=request.user,
+        now=timezone.now(),
+        have=_held(request, "have"),
+        is_ahead=True,
+    )
+    card = screens.card_of(assignment, shown=screens.shown_as(request.POST.get("as", "")))
+    return render_to_string("annotate/judge_card.html", {"card": card}, request)
+
+
+def _card_ahead_if_any(request: Request, model_id: int) -> str:
+    try:
+        return _card_ahead(request, model_id)
+    except judging.QueueEmpty:
+        return ""
+
+
+def _held(request: Request, name: str) -> list[UUID]:
+    """Return the pairs that a page says are with it under this name; nonsense counts as nothing."""
+    return uuids_of(request.POST.getlist(name))
 
 
 def _page(

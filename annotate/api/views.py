@@ -147,7 +147,9 @@ class AssignmentsView(MemberView):
         """Lease a pair, or return the one that is leased to you already; 204 when none waits."""
         model = model_for(request.user, slug)
         try:
-            assignment = judging.pair_assign(model=model, labeler=request.user, now=timezone.now())
+            assignment = judging.pair_assign(
+                model_id=model.pk, labeler=request.user, now=timezone.now()
+            )
         except judging.QueueEmpty:
             return Response(status=status.HTTP_204_NO_CONTENT)
         context = {"guidelines_version": queries.policy_loaded(assignment).guidelines_version}

@@ -92,7 +92,7 @@ class TestPairsTopUp:
         assert top_up(newer, engine).pairs >= 2
 
         labeler = factories.MembershipFactory.create(model=version.model).user
-        served = judging.pair_assign(model=version.model, labeler=labeler, now=NOW)
+        served = judging.pair_assign(model_id=version.model.pk, labeler=labeler, now=NOW)
         assert served.pair.first.version == newer
 
     def test_sets_a_prompt_aside_that_the_engine_cannot_answer(self) -> None:

@@ -45,7 +45,7 @@ def admin():
 def leased(model, labeler, *, now=None):
     """Queue a pair and lease it to somebody."""
     factories.QueueEntryFactory(pair__prompt__model=model)
-    return judging.pair_assign(model=model, labeler=labeler, now=now or timezone.now())
+    return judging.pair_assign(model_id=model.pk, labeler=labeler, now=now or timezone.now())
 
 
 def judgement_url(assignment):

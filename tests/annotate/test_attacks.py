@@ -50,7 +50,7 @@ def top_up(model: RegisteredModel, *answers: list[str]) -> FakeEngine:
 
 def assign(model: RegisteredModel, labeler: User) -> Pair:
     now = timezone.now()
-    return judging.pair_assign(model=model, labeler=labeler, now=now).pair
+    return judging.pair_assign(model_id=model.pk, labeler=labeler, now=now).pair
 
 
 def texts(*, held_out: bool) -> str:
@@ -112,7 +112,7 @@ class TestAttackPromptAdd:
         top_up(model)
         with pytest.raises(weak.TooManyAttacks):
             write(model, labeler, "Why not?")
-        lease = judging.pair_assign(model=model, labeler=labeler, now=timezone.now())
+        lease = judging.pair_assign(model_id=model.pk, labeler=labeler, now=timezone.now())
         judging.judgement_record(assignment=lease, verdict="both_bad", now=timezone.now())
 
         assert write(model, labeler, "Why not?").author == labeler
@@ -217,7 +217,7 @@ class TestReservation:
         JudgingPolicy.objects.filter(model=model).update(overlap=2)
         write(model, labeler)
         top_up(model)
-        lease = judging.pair_assign(model=model, labeler=labeler, now=timezone.now())
+        lease = judging.pair_assign(model_id=model.pk, labeler=labeler, now=timezone.now())
         judging.judgement_record(assignment=lease, verdict="left_much", now=timezone.now())
         assert weak.attacks_waiting(model=model, author=labeler, now=timezone.now()) == 0
 
@@ -265,7 +265,7 @@ class TestPage:
         Prompt.objects.filter(pk=prompt.pk).update(asked=0)
         top_up(model)
         assert states() == ["waits for you"]
-        lease = judging.pair_assign(model=model, labeler=labeler, now=timezone.now())
+        lease = judging.pair_assign(model_id=model.pk, labeler=labeler, now=timezone.now())
         judging.judgement_record(assignment=lease, verdict="tie", now=timezone.now())
         assert states() == ["judged"]
         assert "<b>Why?</b>" not in caller.get(f"/models/{model.slug}/judge/prompts/").text

@@ -103,8 +103,6 @@ def next_check(
     first_left: bool = True,
 ) -> Assignment | None:
     return checks.check_next(
-        model=model,
-        labeler=labeler,
         tally=tally or tally_of(model, labeler),
         policy=policy,
         now=NOW,
@@ -399,7 +397,8 @@ class TestServingRepeats:
             assert next_check(model, labeler, ALWAYS_REPEAT, tally=tally)
 
         assert len(long) == len(short)
-        assert len(checks._past(labeler)) == checks.REPEAT_AFTER + checks.REPEAT_FROM
+        seen = checks.PAST.rows({"labeler": labeler.pk, "model": model.pk})
+        assert len(seen) == checks.REPEAT_AFTER + checks.REPEAT_FROM
 
 
 class TestTheCoin:
@@ -422,8 +421,7 @@ class TestTheCoin:
 
         for _ in range(2000):
             checks.check_next(
-                model=model, labeler=labeler, tally=tally, policy=policy,
-                now=NOW, chance=chance,
+                tally=tally, policy=policy, now=NOW, chance=chance,
             )  # fmt: skip
 
         assert 160 < served.count("gold") < 240
@@ -518,7 +516,7 @@ class TestTheTurn:
         QueueEntry.objects.update(wanted=100)
 
         served = [
-            judging.pair_assign(model=model, labeler=one, now=NOW).pair.purpose
+            judging.pair_assign(model_id=model.pk, labeler=one, now=NOW).pair.purpose
             for one in factories.UserFactory.create_batch(60)
         ]
 
@@ -529,12 +527,12 @@ class TestTheTurn:
         self, model: RegisteredModel, labeler: User, waiting: Pair
     ) -> None:
         JudgingPolicy.objects.filter(model=model).update(gold_share=0, repeat_share=0)
-        judging.pair_assign(model=model, labeler=labeler, now=NOW)
+        judging.pair_assign(model_id=model.pk, labeler=labeler, now=NOW)
         Assignment.objects.update(closed_at=NOW)
         QueueEntry.objects.update(leased=0)
 
         with CaptureQueriesContext(connection) as captured:
-            judging.pair_assign(model=model, labeler=labeler, now=NOW)
+            judging.pair_assign(model_id=model.pk, labeler=labeler, now=NOW)
 
         assert len(captured) <= 6
 
@@ -563,7 +561,7 @@ class TestTheTurn:
         judge(served)
         judging.judgement_undo(assignment=served, now=NOW)
 
-        assert judging.pair_assign(model=model, labeler=labeler, now=NOW) == served
+        assert judging.pair_assign(model_id=model.pk, labeler=labeler, now=NOW) == served
         served.refresh_from_db()
         assert (served.closed_at, served.is_on_top) == (None, True)
         assert not QueueEntry.objects.filter(pair=served.pair).exists()
@@ -572,7 +570,7 @@ class TestTheTurn:
         self, model: RegisteredModel, labeler: User, served: Assignment
     ) -> None:
         later = NOW + timedelta(hours=2)
-        judging.leases_release(model=model, now=later)
+        judging.leases_release(model_id=model.pk, now=later)
 
         held = judging.leases_keep(
             model=model, labeler=labeler, shown=None, waiting=[served.pk], now=later

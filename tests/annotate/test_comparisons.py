@@ -416,7 +416,7 @@ class TestComparisonsSettle:
         held_out(comparison, 1)
         top_up(comparison, engine)
         lease = judging.pair_assign(
-            model=comparison.model, labeler=factories.UserFactory.create(), now=NOW
+            model_id=comparison.model.pk, labeler=factories.UserFactory.create(), now=NOW
         )
         judging.judgement_record(assignment=lease, verdict="left", now=NOW)
 
@@ -429,7 +429,7 @@ class TestComparisonsSettle:
         held_out(comparison, 2)
         top_up(comparison, engine)
         lease = judging.pair_assign(
-            model=comparison.model, labeler=factories.UserFactory.create(), now=NOW
+            model_id=comparison.model.pk, labeler=factories.UserFactory.create(), now=NOW
         )
         other = factories.QueueEntryFactory.create(pair__prompt__model=comparison.model)
         comparison_close(comparison=comparison, now=NOW)

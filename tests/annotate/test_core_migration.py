@@ -41,7 +41,7 @@ def test_fills_in_what_judging_would_have_kept() -> None:
         (yesterday, one, ["tie", "left"]), (yesterday, two, ["both_bad"]), (NOW, one, ["tie", "tie"]),
     ]:  # fmt: skip
         for verdict in verdicts:
-            lease = judging.pair_assign(model=version.model, labeler=labeler, now=now)
+            lease = judging.pair_assign(model_id=version.model.pk, labeler=labeler, now=now)
             judging.judgement_record(assignment=lease, verdict=verdict, now=now)
     judging.judgement_undo(assignment=lease, now=NOW)
     kept = entries(), tallies()

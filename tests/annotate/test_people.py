@@ -43,7 +43,7 @@ def kinds(person: User) -> list[str]:
 def leased(model, labeler) -> QueueEntry:
     """Give a labeler a pair of the model; return its queue entry."""
     factories.QueueEntryFactory(pair__prompt__model=model)
-    assignment = judging.pair_assign(model=model, labeler=labeler, now=timezone.now())
+    assignment = judging.pair_assign(model_id=model.pk, labeler=labeler, now=timezone.now())
     entry = QueueEntry.objects.get(pair=assignment.pair_id)
     assert entry.leased == 1
     return entry
@@ -181,7 +181,7 @@ class TestMember:
 
         people.member_remove(model=model, person=lea, by=admin, now=timezone.now())
 
-        assignment = judging.pair_assign(model=model, labeler=noor, now=timezone.now())
+        assignment = judging.pair_assign(model_id=model.pk, labeler=noor, now=timezone.now())
         assert assignment.pair_id == entry.pk
 
     def test_that_is_an_admin_goes_on_with_its_pair(self, model, admin):

@@ -75,7 +75,16 @@ def queued(model, *texts, question="", **prompt):
 def leased(model, labeler, *texts, now=None):
     """Queue a pair and lease it to somebody."""
     queued(model, *texts)
-    return judging.pair_assign(model=model, labeler=labeler, now=now or timezone.now())
+    return judging.pair_assign(model_id=model.pk, labeler=labeler, now=now or timezone.now())
+
+
+def leased_ahead(model, labeler):
+    """Queue a pair and lease it beside what they hold."""
+    queued(model)
+    held = Assignment.objects.filter(labeler=labeler, closed_at=None).values_list("uuid", flat=True)
+    return judging.pair_assign(
+        model_id=model.pk, labeler=labeler, now=timezone.now(), have=list(held), is_ahead=True
+    )
 
 
 def judge_url(model):
@@ -622,6 +631,46 @@ class TestJudgementFromThePage:
             self.said(visitor, lease)
 
         assert len(statements(captured)) <= 6
+
+    def test_brings_the_next_pair_to_a_page_that_asks_for_it(self, visitor, model, labeler):
+        lease, waiting = leased(model, labeler), leased_ahead(model, labeler)
+        pair = queued(model, "Here it comes.", "So does this.")
+
+        answer = self.said(visitor, lease, next="1", have=[str(waiting.uuid)]).json()
+
+        assert answer["is_new"] is True
+        assert "Here it comes." in answer["card"]
+        assert f'data-uuid="{pair.assignments.get().uuid}"' in answer["card"]
+        assert pair.assignments.get().expires_at < timezone.now() + judging.WAITING
+
+    def test_brings_nothing_where_nothing_waits(self, visitor, model, labeler):
+        lease = leased(model, labeler)
+
+        answer = self.said(visitor, lease, next="1")
+
+        assert answer.status_code == 200
+        assert answer.json()["card"] == ""
+        assert Judgement.objects.get().verdict == "left"
+
+    def test_brings_the_same_pair_when_the_request_is_repeated(self, visitor, model, labeler):
+        lease = leased(model, labeler)
+        queued(model)
+        queued(model)
+
+        first, again = (self.said(visitor, lease, next="1").json() for _ in range(2))
+
+        assert first["card"] == again["card"]
+        assert Judgement.objects.count() == 1
+
+    def test_costs_six_statements_with_the_next_pair(self, visitor, model, labeler):
+        lease = leased(model, labeler)
+        queued(model)
+
+        with CaptureQueriesContext(connection) as captured:
+            answer = self.said(visitor, lease, next="1")
+
+        assert answer.json()["card"]
+        assert len(statements(captured)) == 6
 
 
 class TestRevision:

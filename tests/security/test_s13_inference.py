@@ -86,7 +86,9 @@ def test_ids_order_and_times_tell_nothing(features):
         labeler = factories.MembershipFactory(model=model).user
         mine = []
         for order in range(EACH):
-            lease = judging.pair_assign(model=model, labeler=labeler, now=timezone.now(), have=mine)
+            lease = judging.pair_assign(
+                model_id=model.pk, labeler=labeler, now=timezone.now(), have=mine
+            )
             mine.append(lease.uuid)
             leases.append((order, lease))
         assert len(set(mine)) == EACH
@@ -116,7 +118,9 @@ def test_sides_are_not_to_be_foreseen():
         factories.QueueEntryFactory(pair__prompt__model=model)
     mine, sides = [], []
     for _ in range(400):
-        lease = judging.pair_assign(model=model, labeler=labeler, now=timezone.now(), have=mine)
+        lease = judging.pair_assign(
+            model_id=model.pk, labeler=labeler, now=timezone.now(), have=mine
+        )
         mine.append(lease.uuid)
         sides.append(lease.first_is_left)
 
