@@ -23,7 +23,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -231,20 +231,23 @@ def sessions() -> list[str]:
 class Taken:
     """Milliseconds of each kind of request, errors by what they were, and what was counted."""
 
-    ms: dict[str, list[float]] = field(default_factory=lambda: {"judgement": [], "assignment": []})
+    ms: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     errors: Counter[str] = field(default_factory=Counter)
     empty: int = 0
-    statements: dict[str, Counter[str]] = field(
-        default_factory=lambda: {"judgement": Counter(), "assignment": Counter()}
-    )
+    statements: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
 
 
 class Labeler:
-    """One labeler's browser: a pair on the screen, two that wait, and a connection that is kept."""
+    """One labeler's browser: a pair on the screen, two that wait, and a connection that is kept.
 
-    def __init__(self, port: int, cookie: str, taken: Taken, lock: threading.Lock) -> None:
+    A page's judgement brings the next pair back; `apart`, they are two requests, each with a figure of its own.
+    """
+
+    def __init__(
+        self, port: int, cookie: str, taken: Taken, lock: threading.Lock, *, apart: bool
+    ) -> None:
         """Take where the server is and who this is."""
-        self._port, self.taken, self._lock = port, taken, lock
+        self._port, self.taken, self._lock, self._apart = port, taken, lock, apart
         self._http: http.client.HTTPConnection | None = None
         self._used = 0.0
         self._headers = {
@@ -268,17 +271,25 @@ class Labeler:
             f"verdict={self._chance.choice(VERDICTS)}&active_ms=4200&by=key"
             f"&shown_at=2026-01-05T12:00:00.000Z&reasons=clear&note="
         )
-        self._post("judgement", f"{shown}/", body)
-        return self.next()
+        if self._apart:
+            self._post("judgement", f"{shown}/", body)
+            return self.next()
+        asked = "&".join([body, "next=1", *(f"have={one}" for one in self.held)])
+        status, answer = self._post("both", f"{shown}/", asked)
+        # Of the answer, the card alone names a pair.
+        return self._holds(UUID_AT.search(answer) if status == 200 else None, empty=status == 200)
 
     def next(self) -> bool:
         """Fetch one more pair; False when there is none."""
         headers = {"Accept": "text/html"}
         body = "&".join(f"have={one}" for one in self.held)
         status, answer = self._post("assignment", "next/", body, headers)
-        found = UUID_AT.search(answer) if status == 200 else None
+        return self._holds(UUID_AT.search(answer) if status == 200 else None, empty=status == 204)
+
+    def _holds(self, found: re.Match[bytes] | None, *, empty: bool) -> bool:
+        """Take the pair that came, if one did; `empty` says that the server had none."""
         if found is None:
-            self.taken.empty += status == 204
+            self.taken.empty += empty
             return False
         self.held.append(found.group().decode())
         return True
@@ -316,12 +327,14 @@ class Labeler:
         return response.status, answer
 
 
-def load(port: int, cookies: list[str], *, think_s: float, seconds: float) -> dict[str, Any]:
+def load(
+    port: int, cookies: list[str], *, think_s: float, seconds: float, apart: bool
+) -> dict[str, Any]:
     """Let labelers judge for so long; return what was measured."""
     lock = threading.Lock()
     taken = Taken()
     warming = Taken()
-    labelers = [Labeler(port, cookie, warming, lock) for cookie in cookies]
+    labelers = [Labeler(port, cookie, warming, lock, apart=apart) for cookie in cookies]
     for labeler in labelers:
         labeler.fill()
     cycles = [0] * len(labelers)
@@ -389,9 +402,13 @@ def serving(port: int, *, settings_module: str = "pairloop.settings") -> Iterato
         server.wait(30)
 
 
-def measured(port: int, cookies: list[str], *, think_s: float, seconds: float) -> dict[str, Any]:
+def measured(
+    port: int, cookies: list[str], *, think_s: float, seconds: float, apart: bool = False
+) -> dict[str, Any]:
     """Run the load in a process of its own, which is not this one's turn to wait."""
-    asked = {"port": port, "cookies": cookies, "think_s": think_s, "seconds": seconds}
+    asked = {
+        "port": port, "cookies": cookies, "think_s": think_s, "seconds": seconds, "apart": apart,
+    }  # fmt: skip
     done = subprocess.run(
         [sys.executable, __file__, "--load"], check=True, stdout=subprocess.PIPE,
         input=json.dumps(asked).encode(),
@@ -517,20 +534,24 @@ def run_size(pairs: int) -> dict[str, Any]:
             measured(port, cookies[1:3], think_s=0, seconds=1)
             # Not so long that the small queue runs empty.
             seconds = SECONDS if pairs > SMALL else 8.0
-            many = measured(port, cookies, think_s=THINK_S, seconds=seconds)
+            many = measured(port, cookies, think_s=THINK_S, seconds=seconds, apart=True)
             tell(f"{name}, {LABELERS} labelers", many)
-            heavy = measured(port, cookies[:1], think_s=0.02, seconds=3)
+            page = measured(port, cookies, think_s=THINK_S, seconds=seconds)
+            tell(f"{name}, in one request", page)
+            heavy = measured(port, cookies[:1], think_s=0.02, seconds=3, apart=True)
             tell(f"{name}, the heavy one", heavy)
             seconds = 15.0 if pairs > SMALL else 1.0
             fast = measured(port, cookies[:FAST_LABELERS], think_s=0, seconds=seconds)
             tell(f"{name}, {FAST_LABELERS} without a pause", fast)
             key_ms = key_to_next(port, cookies[1]) if pairs > SMALL else None
         with serving(port, settings_module="benchmarks.judge_settings"):
-            counted = measured(port, cookies[-1:], think_s=0.01, seconds=1)["statements"]
+            asked = {"think_s": 0.01, "seconds": 2.0}
+            counted = measured(port, cookies[-1:], apart=True, **asked)["statements"]
+            counted |= measured(port, cookies[-2:-1], **asked)["statements"]
     print(f"{name}: statements and BEGIN or COMMIT of a request, how often: {counted}")
-    # Nearly all turns cost the same; the six in a hundred that bring a silent check cost a few more, as printed above.
+    # Nearly all turns cost the same; those that bring a repeat, three in a hundred, cost one more, as printed above.
     most = max(_usual(counts) for counts in counted.values())
-    errors = sum(sum(told["errors"].values()) for told in (many, heavy, fast))
+    errors = sum(sum(told["errors"].values()) for told in (many, page, heavy, fast))
     return {
         "judgement": percentile(many["ms"]["judgement"], 0.95),
         "assignment": percentile(many["ms"]["assignment"], 0.95),

@@ -50,6 +50,22 @@ class TestJudge:
         assert all(judgement.active_ms > 0 for judgement in Judgement.objects.all())
         expect(page.locator("[data-today]").last).to_have_text("3 today")
 
+    def test_asks_for_the_next_pair_with_each_judgement(self, page, judge_url, model):
+        queued_many(model, 7)
+        page.goto(judge_url)
+        page.wait_for_load_state("networkidle")
+        asked = []
+        page.on("request", lambda request: asked.append(request.post_data or ""))
+
+        for _ in range(4):
+            judge(page, "f")
+            saved(page)
+
+        assert len(asked) == 4
+        assert all("verdict=right" in body and "next=1" in body for body in asked)
+        assert Assignment.objects.count() == 7
+        assert Assignment.objects.filter(closed_at=None).count() == 3
+
     def test_holds_two_pairs_that_were_not_seen(self, page, judge_url, model):
         queued_many(model, 5)
 

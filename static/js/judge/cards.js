@@ -38,15 +38,20 @@ export class Card {
 export class Cards extends EventTarget {
   waiting = [];
   #isFilling = false;
+  #isAsking = false;
   #pause = 1000;
   #timer;
 
   /* `busy` lists pairs that must not come again: shown, or done and not yet known to the server. */
-  constructor({ net, busy, view }) {
+  constructor({ net, outbox, busy, view }) {
     super();
     this.net = net;
+    this.outbox = outbox;
     this.busy = busy;
     this.view = view;
+    // A judgement that goes out brings a pair back, in the same request.
+    outbox.wishes = () => (this.waiting.length < AHEAD && !this.#isAsking ? [["next", "1"], ...this.#held()] : []);
+    outbox.addEventListener("card", ({ detail }) => this.#take(elementOf(detail)));
   }
 
   take() {
@@ -66,6 +71,7 @@ export class Cards extends EventTarget {
     if (this.#isFilling) return;
     clearTimeout(this.#timer);
     this.#isFilling = true;
+    await this.outbox.settled();
     while (this.waiting.length < AHEAD && (await this.#fetch(seen)));
     this.#isFilling = false;
   }
@@ -77,10 +83,11 @@ export class Cards extends EventTarget {
   }
 
   async #fetch(seen) {
-    const have = [...this.busy(), ...this.waiting.map((card) => card.uuid)];
-    const fields = [["as", this.view()], ...have.map((uuid) => ["have", uuid])];
+    const fields = this.#held();
     if (seen !== undefined) fields.push(["seen", seen]);
+    this.#isAsking = true;
     const answer = await this.net.post("next/", fields, "text/html");
+    this.#isAsking = false;
     const node = answer.kind === "ok" ? elementOf(answer.text) : undefined;
     const isOurs = answer.status === 204 || node?.matches("[data-uuid], [data-waiting]");
     if (!isOurs) {
@@ -90,14 +97,26 @@ export class Cards extends EventTarget {
       return false;
     }
     this.#pause = 1000;
-    const busy = [...this.busy(), ...this.waiting.map((card) => card.uuid)];
-    if (!node?.dataset.uuid || busy.includes(node.dataset.uuid)) {
-      this.dispatchEvent(new CustomEvent("nothing", { detail: node?.dataset.uuid ? undefined : node }));
-      return false;
-    }
+    if (this.#take(node)) return true;
+    this.dispatchEvent(new CustomEvent("nothing", { detail: node?.dataset.uuid ? undefined : node }));
+    return false;
+  }
+
+  /* Put a pair with those that wait; whether it is one, and new to this page. */
+  #take(node) {
+    if (!node?.dataset.uuid || this.#have().includes(node.dataset.uuid)) return false;
     this.waiting.push(new Card(node));
     this.dispatchEvent(new Event("filled"));
     return true;
+  }
+
+  #have() {
+    return [...this.busy(), ...this.waiting.map((card) => card.uuid)];
+  }
+
+  /* What a request for another pair says: how to show it, and which ones are here. */
+  #held() {
+    return [["as", this.view()], ...this.#have().map((uuid) => ["have", uuid])];
   }
 
   /* Keep what the server still holds for this page. */

@@ -3,11 +3,15 @@
    two tabs never overwrite each other. Repeating an act changes nothing on the server, so in doubt it goes again. */
 
 const LONGEST_PAUSE_MS = 15_000;
+/* Another tab may be the one that delivers, and in trouble. */
+const PATIENCE_MS = 1000;
 
 export class Outbox extends EventTarget {
   #isRunning = false;
   #known = new Map();
   #hurry = () => {};
+  /* Fields that ask for another pair in the answer to a judgement; it comes with the event "card". */
+  wishes = () => [];
 
   /* `name` holds who and which model: what somebody else left here is not ours to send. */
   constructor({ net, name }) {
@@ -89,7 +93,8 @@ export class Outbox extends EventTarget {
       if (!act) return;
       // Before it goes out: from now on it may have arrived.
       this.save({ ...act, tries: act.tries + 1 });
-      const answer = await this.net.post(PATHS[act.kind](act.uuid), fieldsOf(act));
+      const wishes = act.kind === "judge" ? this.wishes() : [];
+      const answer = await this.net.post(PATHS[act.kind](act.uuid), [...fieldsOf(act), ...wishes]);
       const data = answer.kind === "ok" ? parsed(answer.text) : undefined;
       if (answer.kind !== "refused" && !data) {
         this.inTrouble(answer.kind === "login" ? "login" : "away");
@@ -112,6 +117,7 @@ export class Outbox extends EventTarget {
       this.save({ ...act, of: data.revision, tries: 0 });
       return;
     }
+    if (data.card) this.dispatchEvent(new CustomEvent("card", { detail: data.card }));
     // Nothing is lost by it, but it is not what this page believes.
     if (act.kind === "judge" && data.verdict && data.verdict !== said) this.save({ ...act, notice: data.verdict });
     else this.drop(act);
@@ -124,6 +130,17 @@ export class Outbox extends EventTarget {
     if (typeof revision !== "number") return;
     this.#known.set(uuid, revision);
     for (const act of this.waiting()) if (act.uuid === uuid && act.key !== key && !act.tries) this.save({ ...act, of: revision });
+  }
+
+  /* Until everything is delivered, or it is clear that this takes a while. */
+  async settled() {
+    const until = performance.now() + PATIENCE_MS;
+    while (this.waiting().length && !this.trouble && performance.now() < until) {
+      await new Promise((resolve) => {
+        this.addEventListener("change", resolve, { once: true });
+        setTimeout(resolve, PATIENCE_MS);
+      });
+    }
   }
 
   #rest(ms) {

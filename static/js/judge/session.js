@@ -27,7 +27,7 @@ export class Session {
   constructor(parts) {
     Object.assign(this, parts);
     const { outbox, net, reading, Cards } = parts;
-    this.cards = new Cards({ net, busy: () => this.#busy(), view: () => reading.view });
+    this.cards = new Cards({ net, outbox, busy: () => this.#busy(), view: () => reading.view });
     this.judgedLast = this.data.judgedLast;
     /* The number of those that this page shows. */
     this.guidelines = Number(this.form.elements.guidelines.value);
