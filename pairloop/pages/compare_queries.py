@@ -306,7 +306,7 @@ def _row_of(pair: Pair, judgements: Sequence[Judgement], candidate: ModelVersion
             Note(
                 by=judgement.assignment.labeler.get_username(),
                 said=SAID[outcome].format(candidate=candidate.label),
-                reasons=tuple(judgement.reasons),
+                reasons=tuple(WHY.get(reason, reason) for reason in judgement.reasons),
                 note=judgement.note,
             )
             for judgement, outcome in zip(judgements, outcomes, strict=True)
