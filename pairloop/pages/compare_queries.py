@@ -17,6 +17,7 @@ from models_registry import queries as registry
 from models_registry.models import Alias, ModelVersion, RegisteredModel
 from models_registry.stats.evidence import NEEDED_EVIDENCE, NEEDED_VOTES, Evidence
 from pairloop.lib import differences
+from pairloop.pages.history_queries import WHY
 from training.models import Round
 
 TIMES = "\N{MULTIPLICATION SIGN}"
