@@ -17,6 +17,7 @@ from models_registry import queries as registry
 from models_registry.models import Alias, ModelVersion, RegisteredModel
 from models_registry.stats.evidence import NEEDED_EVIDENCE, NEEDED_VOTES, Evidence
 from pairloop.lib import differences
+from pairloop.pages.history_queries import WHY
 from training.models import Round
 
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -306,7 +307,7 @@ def _row_of(pair: Pair, judgements: Sequence[Judgement], candidate: ModelVersion
             Note(
                 by=judgement.assignment.labeler.get_username(),
                 said=SAID[outcome].format(candidate=candidate.label),
-                reasons=tuple(judgement.reasons),
+                reasons=tuple(WHY.get(reason, reason) for reason in judgement.reasons),
                 note=judgement.note,
             )
             for judgement, outcome in zip(judgements, outcomes, strict=True)

@@ -13,6 +13,7 @@ from annotate.quality import GoldRow, Report
 from models_registry.models import RegisteredModel
 from models_registry.stats.agreement import Agreement
 from pairloop.lib import charts
+from pairloop.pages.history_queries import WHY
 
 #: Days that the page looks back, as its address may say.
 DAYS = (7, 30, 90)
@@ -169,6 +170,11 @@ class Opinion:
     def labeler(self) -> str:
         """Who it was."""
         return self.judgement.assignment.labeler.get_username()
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why, in words."""
+        return [WHY.get(reason, reason) for reason in self.judgement.reasons]
 
 
 @dataclass(frozen=True, slots=True)

@@ -220,7 +220,7 @@ def _round_step(counts: Counts, current: str, round_: Round | None, url: str) ->
         return Step(
             title="Round",
             state="current",
-            figure=f"Nr. {round_.number}",
+            figure=f"No. {round_.number}",
             detail=round_.get_state_display().lower(),
             url=reverse("round", args=[round_.model.slug, round_.number]),
         )

@@ -155,7 +155,7 @@ class TestPage:
         assert f"Pair {pair.pk}" in page
         assert "Opposites, both sure" in page
         assert "A is much better" in page
-        assert "B is much better (correct)" in page
+        assert "B is much better (more correct)" in page
         assert "“The left one lies.”" in page
         assert "One <em>true</em> answer." in page
 
