@@ -45,11 +45,6 @@ def flag_set(*, assignment: Assignment, is_raised: bool, note: str = "", now: da
         raised.update(note=note)
 
 
-def is_raised(assignment: Assignment) -> bool:
-    """Whether the labeler's flag waits for staff."""
-    return _open(assignment).exists()
-
-
 def flag_resolve(*, flag: Flag, resolution: str, by: User, now: datetime) -> None:
     """Close a flag with a sentence. One that was resolved or taken back meanwhile stays so. Raises Refused."""
     resolution = resolution.strip()[:MOST_NOTE]

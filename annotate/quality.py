@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from functools import cached_property
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.contrib.auth.models import User
 from django.db import connection
@@ -40,41 +40,42 @@ LEAST_OWN = 10
 FAST_MS = 2_000
 LONG = 1_200
 
-MUCH, SLIGHTLY = 2, 1
+#: How much better the preferred answer is, from slightly to much.
+SIZES: dict[str, int] = {"left_much": 2, "left": 1, "right": 1, "right_much": 2}
+LEFT = ("left_much", "left")
+#: What can be said of two answers without preferring one. Plain text, since a report looks it up so often.
+ALIKE = frozenset({Verdict.TIE.value, Verdict.BOTH_BAD.value})
+CHECKS = frozenset({Pair.Purpose.GOLD.value, Pair.Purpose.REPEAT.value})
 #: How far "both bad" is from a preference, on the scale of much and slightly.
 APART_BAD = 2
 
 
 def outcome_of(verdict: str, *, winner: int | None, first: int) -> str:
     """Return what a verdict says about the completions, whichever side they were on: "" for nothing."""
-    if verdict in DECIDED:
+    if verdict in SIZES:
         return "first" if winner == first else "second"
-    return verdict if verdict in {Verdict.TIE, Verdict.BOTH_BAD} else ""
+    return verdict if verdict in ALIKE else ""
 
 
 def strength_of(verdict: str, *, winner: int | None, first: int) -> int | None:
     """Return how much better the first completion is, from -2 to 2; None where nothing is compared."""
-    if verdict == Verdict.TIE:
-        return 0
-    if verdict not in DECIDED:
-        return None
-    size = MUCH if verdict in {Verdict.LEFT_MUCH, Verdict.RIGHT_MUCH} else SLIGHTLY
-    return size if winner == first else -size
+    if verdict in SIZES:
+        return SIZES[verdict] if winner == first else -SIZES[verdict]
+    return 0 if verdict == "tie" else None
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
-    """A standing judgement, as a report needs it."""
+class Said(NamedTuple):
+    """A standing judgement, as a report needs it; a tuple, since there are many."""
 
     pair: int
     labeler: int
     purpose: str
     verdict: str
     winner: int | None
-    first: int
-    first_is_left: bool
     active_ms: int
-    judged_at: datetime
+    #: When it was judged, where the server is.
+    day: date
+    first: int
     #: Bytes of both answers, which the database knows without reading them.
     size: int
     #: The number of the version that wrote the first answer; None when no version did.
@@ -83,12 +84,7 @@ class Said:
     @property
     def is_check(self) -> bool:
         """Whether it is about a gold pair or a repeat."""
-        return self.purpose in {Pair.Purpose.GOLD, Pair.Purpose.REPEAT}
-
-    @property
-    def is_decided(self) -> bool:
-        """Whether it prefers one of the two."""
-        return self.winner is not None
+        return self.purpose in CHECKS
 
     @property
     def outcome(self) -> str:
@@ -99,11 +95,6 @@ class Said:
     def strength(self) -> int | None:
         """How much better the first completion is."""
         return strength_of(self.verdict, winner=self.winner, first=self.first)
-
-    @property
-    def is_left(self) -> bool:
-        """Whether it prefers what was on the left."""
-        return (self.winner == self.first) is self.first_is_left
 
     @property
     def is_long(self) -> bool:
@@ -119,8 +110,8 @@ class Said:
 #: Every join is a look-up by a primary key for one row of the newest ones: OFFSET 0 keeps the planner from
 #: reading whole tables instead, which it would with a million pairs.
 SAID = """
-    SELECT pair.id, lease.labeler_id, pair.purpose, newest.verdict, newest.winner_id, pair.first_id,
-           lease.first_is_left, newest.active_ms, newest.judged_at, first.size + second.size, version.number
+    SELECT pair.id, lease.labeler_id, pair.purpose, newest.verdict, newest.winner_id,
+           newest.active_ms, (newest.judged_at AT TIME ZONE %(zone)s)::date, pair.first_id, pair.second_id
     FROM (
         SELECT id, assignment_id, revision, verdict, winner_id, active_ms, judged_at FROM annotate_judgement
         WHERE id > (SELECT max(id) FROM annotate_judgement) - %(revisions)s
@@ -128,7 +119,7 @@ SAID = """
         ORDER BY id DESC
     ) newest
     CROSS JOIN LATERAL (
-        SELECT pair_id, labeler_id, first_is_left FROM annotate_assignment
+        SELECT pair_id, labeler_id FROM annotate_assignment
         WHERE uuid = newest.assignment_id OFFSET 0
     ) lease
     CROSS JOIN LATERAL (
@@ -140,28 +131,36 @@ SAID = """
         SELECT revision FROM annotate_judgement
         WHERE assignment_id = newest.assignment_id ORDER BY revision DESC LIMIT 1
     ) last
-    CROSS JOIN LATERAL (
-        SELECT octet_length(text) AS size, version_id FROM annotate_completion
-        WHERE id = pair.first_id OFFSET 0
-    ) first
-    CROSS JOIN LATERAL (
-        SELECT octet_length(text) AS size FROM annotate_completion WHERE id = pair.second_id OFFSET 0
-    ) second
-    LEFT JOIN models_registry_modelversion version ON version.id = first.version_id
     WHERE prompt.model_id = %(model)s AND last.revision = newest.revision
     ORDER BY newest.id DESC LIMIT %(most)s
+"""
+#: All at once: answers to one prompt are neighbours in the index, so this costs a tenth of looking up each.
+ANSWERS = """
+    SELECT answer.id, octet_length(answer.text), version.number
+    FROM annotate_completion answer
+    LEFT JOIN models_registry_modelversion version ON version.id = answer.version_id
+    WHERE answer.id = ANY(%(ids)s)
 """
 
 
 def said_lately(model: RegisteredModel, *, since: datetime) -> list[Said]:
-    """Return a model's standing judgements since a moment, the newest first; at most MOST_JUDGEMENTS. One query.
+    """Return a model's standing judgements since a moment, the newest first; at most MOST_JUDGEMENTS. Two queries.
 
     They are looked for among the newest revisions of all models, so that little is read however many there are.
     """
     bounds: dict[str, Any] = {"since": since, "revisions": MOST_REVISIONS, "most": MOST_JUDGEMENTS}
+    where = {"model": model.pk, "zone": timezone.get_current_timezone_name()}
     with connection.cursor() as cursor:
-        cursor.execute(SAID, bounds | {"model": model.pk})
-        return [Said(*row) for row in cursor.fetchall()]
+        cursor.execute(SAID, bounds | where)
+        rows = cursor.fetchall()
+        ids = {answer for *_, first, second in rows for answer in (first, second)}
+        cursor.execute(ANSWERS, {"ids": sorted(ids)})
+        answers = {pk: (size, version) for pk, size, version in cursor.fetchall()}
+    found = []
+    for *said, first, second in rows:
+        size, version = answers[first]
+        found.append(Said._make((*said, first, size + answers[second][0], version)))
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +294,7 @@ class Report:
     gold: Sequence[tuple[int, int, bool]]
     labelers: Mapping[int, User]
     since: datetime
-    midnight: datetime
+    today: date
 
     @property
     def is_cut(self) -> bool:
@@ -303,34 +302,45 @@ class Report:
         return len(self.said) >= MOST_JUDGEMENTS
 
     @cached_property
-    def compared(self) -> list[Said]:
-        """The judgements that can be compared with others': no checks, and only what says something."""
-        return [one for one in self.said if not one.is_check and one.outcome]
+    def shared(self) -> dict[int, list[Said]]:
+        """What was said about each pair that several judged: no checks, and only what says something."""
+        by_pair: dict[int, list[Said]] = defaultdict(list)
+        for one in self.said:
+            if one.outcome and not one.is_check:
+                by_pair[one.pair].append(one)
+        return {pair: said for pair, said in by_pair.items() if len(said) > 1}
+
+    @cached_property
+    def outcomes(self) -> list[Rating]:
+        """The same, as what it says about the completions."""
+        return [
+            (one.pair, one.labeler, one.outcome) for said in self.shared.values() for one in said
+        ]
 
     @cached_property
     def nominal(self) -> Agreement:
         """Alpha on which of the two, tie or both bad."""
-        return agreement.alpha_nominal(_outcomes(self.compared))
+        return agreement.alpha_nominal(self.outcomes)
 
     @cached_property
     def ordinal(self) -> Agreement:
         """Alpha on how much better the first is, from -2 to 2."""
         return agreement.alpha_ordinal(
-            (one.pair, one.labeler, one.strength)
-            for one in self.compared
-            if one.strength is not None
+            (one.pair, one.labeler, strength)
+            for said in self.shared.values()
+            for one in said
+            if (strength := one.strength) is not None
         )
 
     @cached_property
     def raw(self) -> Agreement:
         """How probably two labelers say the same."""
-        return agreement.raw_agreement(_outcomes(self.compared))
+        return agreement.raw_agreement(self.outcomes)
 
     @cached_property
     def left(self) -> Share | None:
         """How often the left side won, of all decided judgements."""
-        decided = [one.is_left for one in self.said if one.is_decided]
-        return agreement.share(sum(decided), len(decided))
+        return _left(self.verdicts)
 
     @cached_property
     def consistency(self) -> Share | None:
@@ -350,7 +360,7 @@ class Report:
     @cached_property
     def by_day(self) -> list[tuple[date, int]]:
         """Judgements of each day from the first one to the last one."""
-        days = Counter(timezone.localtime(one.judged_at).date() for one in self.said)
+        days = Counter(one.day for one in self.said)
         if not days:
             return []
         first, last = min(days), max(days)
@@ -376,19 +386,16 @@ class Report:
     @cached_property
     def disagreements(self) -> list[Disagreement]:
         """The pairs on which labelers disagree, the farthest apart first, then the newest."""
-        by_pair: dict[int, list[Said]] = defaultdict(list)
-        for one in self.compared:
-            by_pair[one.pair].append(one)
         found = [
             Disagreement(pair, distance, len(said))
-            for pair, said in by_pair.items()
-            if len(said) > 1 and (distance := _distance(said))
+            for pair, said in self.shared.items()
+            if (distance := _distance(said))
         ]
         return sorted(found, key=lambda one: (-one.distance, -one.pair))
 
 
 def report_of(model: RegisteredModel, *, since: datetime, now: datetime) -> Report:
-    """Read and return a model's report on the judgements since a moment. Four queries, whatever there is."""
+    """Read and return a model's report on the judgements since a moment. Five queries, whatever there is."""
     said = said_lately(model, since=since)
     twice, gold = twice_of(model), gold_said(model)
     ids = {one.labeler for one in said}
@@ -398,16 +405,12 @@ def report_of(model: RegisteredModel, *, since: datetime, now: datetime) -> Repo
         gold=gold,
         labelers=User.objects.in_bulk(ids),
         since=since,
-        midnight=timezone.localtime(now).replace(hour=0, minute=0, second=0, microsecond=0),
+        today=timezone.localdate(now),
     )
 
 
-def _outcomes(said: Iterable[Said]) -> list[Rating]:
-    return [(one.pair, one.labeler, one.outcome) for one in said]
-
-
 def _distance(said: Sequence[Said]) -> int:
-    strengths = [one.strength for one in said if one.strength is not None]
+    strengths = [strength for one in said if (strength := one.strength) is not None]
     apart = max(strengths) - min(strengths) if strengths else 0
     # Some found both bad, and others did not.
     if 0 < len(strengths) < len(said):
@@ -420,11 +423,16 @@ def _flips(twice: Sequence[Twice]) -> Share | None:
     return agreement.share(sum(one.is_flip for one in decided), len(decided))
 
 
+def _left(verdicts: Mapping[str, int]) -> Share | None:
+    left = sum(verdicts.get(verdict, 0) for verdict in LEFT)
+    return agreement.share(left, sum(verdicts.get(verdict, 0) for verdict in SIZES))
+
+
 def _people(report: Report) -> list[LabelerQuality]:
     said: dict[int, list[Said]] = defaultdict(list)
     for one in report.said:
         said[one.labeler].append(one)
-    others = agreement.agreement_with_others(_outcomes(report.compared))
+    others = agreement.agreement_with_others(report.outcomes)
     found = [
         _labeler_quality(report, report.labelers[pk], mine, others.get(pk))
         for pk, mine in said.items()
@@ -435,14 +443,13 @@ def _people(report: Report) -> list[LabelerQuality]:
 def _labeler_quality(
     report: Report, labeler: User, said: Sequence[Said], others: Share | None
 ) -> LabelerQuality:
-    decided = [one.is_left for one in said if one.is_decided]
     long_ones = [one.is_fast for one in said if one.is_long]
     times = [one.active_ms for one in said if one.active_ms]
     twice = [one for one in report.twice if one.labeler == labeler.pk]
     gold = [is_right for _, by, is_right in report.gold if by == labeler.pk]
     verdicts = Counter(one.verdict for one in said)
     shares = {
-        "left": agreement.share(sum(decided), len(decided)),
+        "left": _left(verdicts),
         "tie": agreement.share(verdicts[Verdict.TIE], len(said)),
         "both_bad": agreement.share(verdicts[Verdict.BOTH_BAD], len(said)),
         "consistency": agreement.consistency([(one.before, one.after) for one in twice]),
@@ -456,7 +463,7 @@ def _labeler_quality(
     return LabelerQuality(
         labeler=labeler,
         judged=len(said),
-        today=sum(one.judged_at >= report.midnight for one in said),
+        today=sum(one.day >= report.today for one in said),
         median_s=median(times) / 1000 if times else None,
         **{name: one if is_shown else None for name, one in shares.items()},
     )

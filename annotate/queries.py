@@ -146,7 +146,10 @@ def said_before(assignment: Assignment) -> Judgement | None:
 
 
 def is_second_opinion(assignment: Assignment) -> bool:
-    """Whether somebody else judged the pair before. No query for an assignment that was read here."""
+    """Whether somebody else judged a pair that its labeler has not: the queue counts whoever judged it.
+
+    No query for an assignment that was read here.
+    """
     entry = getattr(assignment.pair, "queue_entry", None)
     return bool(entry and entry.opinions)
 

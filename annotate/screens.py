@@ -88,13 +88,15 @@ def shown_as(asked: str) -> Shown:
 
 def card_of(assignment: Assignment, *, shown: Shown = VIEWS[0]) -> Card:
     """Return the card of a pair that was read for it. One query if its labeler judged it before, else none."""
+    said = queries.said_before(assignment)
+    taken_back = queries.verdict_taken_back(assignment)
     return Card(
         assignment=assignment,
         shown=shown,
         panes=answers.panes(assignment, shown),
-        why=_why(assignment),
-        taken_back=queries.verdict_taken_back(assignment),
-        said=queries.said_before(assignment),
+        why=_why(assignment, said=said, taken_back=taken_back),
+        taken_back=taken_back,
+        said=said,
         is_flagged=assignment.is_flagged,  # type: ignore[attr-defined]
         revision=assignment.revision_last,  # type: ignore[attr-defined]
     )
@@ -113,10 +115,12 @@ def screen_of(*, model: RegisteredModel, labeler: User, assignment: Assignment |
     )
 
 
-def _why(assignment: Assignment) -> str:
+def _why(assignment: Assignment, *, said: Judgement | None, taken_back: Verdict | None) -> str:
     """Say how a pair came here. Gold pairs and repeats are among the fresh ones: nothing tells them apart."""
-    if queries.verdict_taken_back(assignment):
+    if taken_back:
         return "you took it back"
+    if said:
+        return "you judged it"
     if assignment.set_aside_at:
         return "you set it aside"
     return "second opinion" if queries.is_second_opinion(assignment) else "fresh"

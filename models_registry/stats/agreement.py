@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import sqrt
 from typing import Any
 
@@ -103,13 +104,21 @@ def coincidences(patterns: Patterns) -> dict[tuple[Any, Any], float]:
     """
     matrix: dict[tuple[Any, Any], float] = defaultdict(float)
     for values, times in patterns.items():
-        counts = Counter(values)
-        for one, n_one in counts.items():
-            for other, n_other in counts.items():
-                met = n_one * (n_other - (one == other))
-                if met:
-                    matrix[one, other] += times * met / (len(values) - 1)
+        for two, met in _meetings(values):
+            matrix[two] += times * met / (len(values) - 1)
     return dict(matrix)
+
+
+@lru_cache
+def _meetings(values: tuple[Any, ...]) -> tuple[tuple[tuple[Any, Any], int], ...]:
+    """Return how often each two values of one unit meet. A jackknife asks this of the same units again and again."""
+    counts = Counter(values)
+    met = {
+        (one, other): n_one * (n_other - (one == other))
+        for one, n_one in counts.items()
+        for other, n_other in counts.items()
+    }
+    return tuple((two, often) for two, often in met.items() if often)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,9 +235,9 @@ def agreement_with_others(ratings: Iterable[Rating]) -> dict[Hashable, Share]:
         said[unit].append((rater, value))
     same: dict[Hashable, list[float]] = defaultdict(list)
     for by in said.values():
-        counts = Counter(value for _, value in by)
+        values = [value for _, value in by]
         for rater, value in by if len(by) > 1 else ():
-            same[rater].append((counts[value] - 1) / (len(by) - 1))
+            same[rater].append((values.count(value) - 1) / (len(by) - 1))
     found = {rater: share(sum(parts), len(parts)) for rater, parts in same.items()}
     return {rater: one for rater, one in found.items() if one}
 

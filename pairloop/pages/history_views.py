@@ -12,6 +12,7 @@ from django.shortcuts import redirect, render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
+from annotate import answers
 from annotate import queries as judging
 from annotate.models import Assignment, Judgement, Verdict
 from models_registry.lookup import model_for
@@ -64,7 +65,7 @@ def history_judgement(request: Request, slug: str, uuid: UUID) -> HttpResponse:
     except Judgement.DoesNotExist:
         # Taken back, or not judged yet: there it can be.
         return redirect("judgement", slug, uuid)
-    context = {"model": model, "row": row, "assignment": assignment}
+    context = {"model": model, "row": row, "panes": answers.panes(assignment, "text")}
     return render_part(request, "pages/history_judgement.html", "answers", context)
 
 

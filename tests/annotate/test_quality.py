@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from django.contrib.auth.models import User
 from django.db import connection
-from django.test.utils import CaptureQueriesContext
+from django.test.utils import CaptureQueriesContext, override_settings
+from django.utils import timezone
 
 from annotate import judging, quality
 from annotate.models import Assignment, Judgement, Pair, Verdict
@@ -186,6 +187,18 @@ class TestReport:
             said(pair_of(model), "ann", Verdict.LEFT, at=NOW - timedelta(days=days))
 
         assert [count for _, count in report(model).by_day] == [1, 0, 0, 2]
+
+    @override_settings(TIME_ZONE="Pacific/Auckland")
+    def test_counts_days_where_the_server_is(self, model: RegisteredModel) -> None:
+        midnight = timezone.localtime(NOW).replace(hour=0, minute=0)
+        for at in (midnight - timedelta(minutes=1), midnight):
+            said(pair_of(model), "ann", Verdict.LEFT, at=at)
+
+        found = report(model)
+
+        days = [timezone.localdate(NOW) - timedelta(days=1), timezone.localdate(NOW)]
+        assert found.by_day == [(days[0], 1), (days[1], 1)]
+        assert found.people[0].today == 1
 
     def test_tells_which_version_wrote_what_was_judged(self, model: RegisteredModel) -> None:
         version = factories.ModelVersionFactory.create(model=model, adapter=True)

@@ -158,6 +158,17 @@ class TestJudge:
 
         assert ">second opinion<" in visitor.get(judge_url(model)).text
 
+    def test_calls_nobodys_own_judgement_a_second_opinion(self, visitor, model, labeler):
+        lease = leased(model, labeler)
+        QueueEntry.objects.update(wanted=2)
+        visitor.post(judgement_url(lease), {"verdict": "left"})
+        assert QueueEntry.objects.get(pair=lease.pair).opinions == 1
+
+        shown = visitor.get(judgement_url(lease)).text
+
+        assert "second opinion" not in shown
+        assert ">you judged it<" in shown
+
     def test_shows_hostile_text_as_text(self, visitor, model):
         queued(model, "<script>alert(1)</script>", "</form><img src=x onerror=alert(1)>")
 

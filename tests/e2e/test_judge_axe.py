@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
-from axe_playwright_python.sync_playwright import Axe
+from functools import partial
 
+import pytest
+
+from tests.e2e import axe
+from tests.e2e.axe import RICH
 from tests.e2e.judging import ended, judge, queued, ready, saved
 
 pytestmark = [pytest.mark.e2e, pytest.mark.django_db(transaction=True)]
-
-TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
-RICH = "See [a](https://a.example).\n\n> quote\n\n```python\ndef f(): # x\n  return 'y'\n```\n\n| a | b |\n|-|-|\n| 1 | 2 |"
 
 
 @pytest.fixture
@@ -22,37 +22,16 @@ def page(quiet_page, log_in, context, labeler):
 
 @pytest.fixture
 def violations(page, complaints):
-    """Return what axe finds. It is evaluated as a debugger would: the page's policy lets no script in."""
-    # Preloading, it would fetch style sheets once more, some by a wrong name.
-    options = {"runOnly": {"type": "tag", "values": TAGS}, "preload": False}
-
-    def find():
-        before = len(complaints)
-        found = Axe().run(page, options=options)
-        # axe tries styles of its own, which the policy forbids and the console tells.
-        page.wait_for_timeout(200)
-        del complaints[before:]
-        return _found(found)
-
-    return find
+    """Return what axe finds."""
+    return partial(axe.violations, page, complaints)
 
 
-def _found(found):
-    return [
-        f"{one['id']}: {one['help']}: {node['html'][:200]} {node.get('failureSummary', '')[:300]}"
-        for one in found.response["violations"]
-        for node in one["nodes"]
-    ]
-
-
-@pytest.mark.parametrize("size", [(1280, 800), (390, 844)], ids=["wide", "narrow"])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@axe.looks
 class TestAxe:
     @pytest.fixture(autouse=True)
     def looks(self, page, scheme, size):
         """Set colours and size."""
-        page.emulate_media(color_scheme=scheme)
-        page.set_viewport_size({"width": size[0], "height": size[1]})
+        axe.look(page, scheme, size)
 
     def test_finds_nothing_on_a_pair(self, page, judge_url, model, violations):
         messages = [

@@ -30,6 +30,38 @@ def page(quiet_page, log_in, context, labeler):
     return quiet_page
 
 
+@pytest.fixture
+def begin(page, judge_url, model):
+    """Open the judging screen while so many pairs wait; return the one that takes a verdict now."""
+
+    def begun(number):
+        queued_many(model, number)
+        page.goto(judge_url)
+        return ready(page)
+
+    return begun
+
+
+@pytest.fixture
+def begin_judged(begin, page):
+    """The same, and judge the first; return it when it is saved and the next one takes a verdict."""
+
+    def begun(number):
+        one = begin(number)
+        page.keyboard.press("a")
+        ready(page)
+        saved(page)
+        return one
+
+    return begun
+
+
+def write_note(page, text):
+    """Write a note on the last judgement; the focus stays in it."""
+    page.get_by_role("button", name="Note on your last judgement").click()
+    page.keyboard.type(text)
+
+
 def last(uuid):
     """Return the latest revision of an assignment."""
     return Judgement.objects.filter(assignment=uuid).latest("revision")
@@ -60,8 +92,7 @@ class TestAPairThatArrives:
         page.goto(judge_url)
         (one,) = judge(page, "a")
         saved(page)
-        page.get_by_role("button", name="Note on your last judgement").click()
-        page.keyboard.type("sad")
+        write_note(page, "sad")
         queued(model, "Two?")
         expect(page.get_by_role("heading", level=1)).to_have_text("A pair is here", timeout=10_000)
         page.keyboard.type(" fads")
@@ -76,12 +107,8 @@ class TestAPairThatArrives:
 
 
 class TestUndo:
-    def test_takes_back_what_has_a_reason_already(self, page, judge_url, model):
-        queued_many(model, 4)
-        page.goto(judge_url)
-        (one,) = judge(page, "a")
-        ready(page)
-        saved(page)
+    def test_takes_back_what_has_a_reason_already(self, page, begin_judged):
+        one = begin_judged(4)
 
         page.keyboard.press("1")
         page.keyboard.press("z")
@@ -96,12 +123,8 @@ class TestUndo:
         saved(page)
         assert (last(one).verdict, last(one).reasons) == ("left_much", ["correct"])
 
-    def test_takes_back_a_reason_that_waits_for_the_network(
-        self, page, context, judge_url, model, complaints
-    ):
-        queued_many(model, 4)
-        page.goto(judge_url)
-        ready(page)
+    def test_takes_back_a_reason_that_waits_for_the_network(self, page, begin, context, complaints):
+        begin(4)
         page.wait_for_load_state("networkidle")
         context.set_offline(True)
         (one,) = judge(page, "a")
@@ -119,11 +142,9 @@ class TestUndo:
         forgive_the_network(complaints)
 
     def test_of_a_judgement_and_its_reason_without_network_sends_neither(
-        self, page, context, judge_url, model, complaints
+        self, page, begin, context, complaints
     ):
-        queued_many(model, 4)
-        page.goto(judge_url)
-        ready(page)
+        begin(4)
         page.wait_for_load_state("networkidle")
         context.set_offline(True)
         first, second = judge(page, "as")
@@ -139,14 +160,9 @@ class TestUndo:
         assert revisions(second) == []
         forgive_the_network(complaints)
 
-    def test_keeps_a_note_that_is_open(self, page, judge_url, model):
-        queued_many(model, 4)
-        page.goto(judge_url)
-        (one,) = judge(page, "a")
-        ready(page)
-        saved(page)
-        page.get_by_role("button", name="Note on your last judgement").click()
-        page.keyboard.type("because")
+    def test_keeps_a_note_that_is_open(self, page, begin_judged):
+        one = begin_judged(4)
+        write_note(page, "because")
 
         page.get_by_role("button", name="Undo").click()
 
@@ -168,10 +184,8 @@ class TestAForeignAnswer:
             (413, "text/html", "too large"),
         ],
     )
-    def test_refuses_nothing_for_good(self, page, judge_url, model, complaints, status, kind, body):
-        queued_many(model, 3)
-        page.goto(judge_url)
-        ready(page)
+    def test_refuses_nothing_for_good(self, page, begin, complaints, status, kind, body):
+        begin(3)
         page.wait_for_load_state("networkidle")
         is_in_the_way = re.compile(r"/judge/([0-9a-f-]{36}/|keep/)$")
         page.route(
@@ -190,14 +204,9 @@ class TestAForeignAnswer:
 
 
 class TestANote:
-    def test_on_the_last_judgement_outlives_the_page(self, page, judge_url, model):
-        queued_many(model, 3)
-        page.goto(judge_url)
-        (one,) = judge(page, "a")
-        ready(page)
-        saved(page)
-        page.get_by_role("button", name="Note on your last judgement").click()
-        page.keyboard.type("because")
+    def test_on_the_last_judgement_outlives_the_page(self, page, begin_judged, judge_url):
+        one = begin_judged(3)
+        write_note(page, "because")
 
         page.goto("about:blank")
         page.goto(judge_url)
@@ -211,8 +220,7 @@ class TestANote:
         page.goto(judge_url)
         (one,) = judge(page, "a")
         saved(page)
-        page.get_by_role("button", name="Note on your last judgement").click()
-        page.keyboard.type("because")
+        write_note(page, "because")
         page.evaluate("document.activeElement.blur()")
         queued(model, "Two?")
 
@@ -221,13 +229,11 @@ class TestANote:
         saved(page)
         assert last(one).note == "because"
 
-    def test_on_this_pair_is_not_one_on_the_last(self, page, judge_url, model):
-        queued_many(model, 3)
-        page.goto(judge_url)
-        (one,) = judge(page, "a")
+    def test_on_this_pair_is_not_one_on_the_last(self, page, begin):
+        one = begin(3)
+        page.keyboard.press("a")
         two = ready(page)
-        page.get_by_role("button", name="Note on your last judgement").click()
-        page.keyboard.type("of one")
+        write_note(page, "of one")
         page.evaluate("document.activeElement.blur()")
         page.keyboard.press("e")
         page.keyboard.type("of two")
@@ -238,10 +244,8 @@ class TestANote:
 
         assert (last(one).note, last(two).note) == ("of one", "of two")
 
-    def test_stays_with_a_pair_that_is_set_aside(self, page, judge_url, model):
-        queued_many(model, 2)
-        page.goto(judge_url)
-        one = ready(page)
+    def test_stays_with_a_pair_that_is_set_aside(self, page, begin):
+        one = begin(2)
         page.keyboard.press("e")
         page.keyboard.type("because")
         page.keyboard.press("Escape")
@@ -258,10 +262,8 @@ class TestANote:
         assert last(one).note == "because"
         assert last(other).note == ""
 
-    def test_is_there_after_the_page_is_loaded_again(self, page, judge_url, model):
-        queued_many(model, 1)
-        page.goto(judge_url)
-        one = ready(page)
+    def test_is_there_after_the_page_is_loaded_again(self, page, begin):
+        one = begin(1)
         page.keyboard.press("e")
         page.keyboard.type("because")
         page.reload()
@@ -303,10 +305,8 @@ class TestGuidelines:
 
 
 class TestUndoOnItsWay:
-    def test_of_a_verdict_that_is_in_flight_is_not_repeated(self, page, judge_url, model):
-        queued_many(model, 4)
-        page.goto(judge_url)
-        ready(page)
+    def test_of_a_verdict_that_is_in_flight_is_not_repeated(self, page, begin):
+        begin(4)
         page.wait_for_load_state("networkidle")
         held = []
         a_judgement = re.compile(r"/judge/[0-9a-f-]{36}/$")
@@ -363,14 +363,12 @@ class TestUndoOnItsWay:
 
 
 class TestAPairThatComesAgain:
-    def test_is_said_again_with_reasons_and_note(self, page, judge_url, model):
-        queued_many(model, 3)
-        page.goto(judge_url)
-        (one,) = judge(page, "a")
+    def test_is_said_again_with_reasons_and_note(self, page, begin):
+        one = begin(3)
+        page.keyboard.press("a")
         ready(page)
         page.keyboard.press("2")
-        page.get_by_role("button", name="Note on your last judgement").click()
-        page.keyboard.type('"because"')
+        write_note(page, '"because"')
         page.keyboard.press("Escape")
         page.wait_for_timeout(800)
         saved(page)
@@ -387,10 +385,8 @@ class TestAPairThatComesAgain:
         found = last(one)
         assert (found.verdict, found.reasons, found.note) == ("left_much", ["follows"], '"because"')
 
-    def test_is_still_flagged(self, page, judge_url, model):
-        queued_many(model, 2)
-        page.goto(judge_url)
-        one = ready(page)
+    def test_is_still_flagged(self, page, begin):
+        one = begin(2)
         flag = page.get_by_role("button", name="Flag")
         page.keyboard.press("b")
         saved(page)
@@ -410,10 +406,9 @@ class TestAPairThatComesAgain:
 
 
 class TestCannotJudge:
-    def test_is_asked_why_at_once(self, page, judge_url, model):
-        queued_many(model, 3)
-        page.goto(judge_url)
-        (one,) = judge(page, "a")
+    def test_is_asked_why_at_once(self, page, begin):
+        one = begin(3)
+        page.keyboard.press("a")
 
         # Within the moment in which the next pair takes no verdict.
         page.keyboard.press("q")
@@ -427,10 +422,8 @@ class TestCannotJudge:
         assert (last(one).verdict, last(one).reasons) == ("left_much", [])
         assert (last(two).verdict, last(two).reasons) == ("cannot_judge", ["expertise"])
 
-    def test_keeps_its_reason_when_it_is_revised(self, page, judge_url, model):
-        queued_many(model, 2)
-        page.goto(judge_url)
-        one = ready(page)
+    def test_keeps_its_reason_when_it_is_revised(self, page, begin, judge_url):
+        one = begin(2)
         page.keyboard.press("q")
         page.keyboard.press("2")
         ready(page)

@@ -559,6 +559,36 @@ class TestAnswers:
         assert shown.index("Left</h3>") < shown.index("Second!") < shown.index("Right</h3>")
         assert shown.index("Right</h3>") < shown.index("First!")
 
+    def test_look_as_they_did_when_they_were_judged(self, client, model, labeler):
+        client.force_login(labeler)
+        messages = [
+            {"role": "system", "content": "Be *brief*."},
+            {"role": "user", "content": "Which?\n\n- this\n- that"},
+        ]
+        texts = {"first__text": "**This.**", "second__text": "1. That"}
+        said = judged(model, labeler, prompt__messages=messages, **texts)
+        address = f"/models/{model.slug}/{{}}/{said.assignment_id}/"
+
+        shown, card = (client.get(address.format(page)).text for page in ("history", "judge"))
+
+        texts = re.findall(r'<div class="prose">.*?</div>', card, re.DOTALL)
+        assert len(texts) == 4
+        assert all(text in shown for text in texts)
+        folded, asked = shown.split('class="prompt-text"')
+        assert texts[0] in folded.split("What came before (1)")[1]
+        assert texts[1] in asked
+
+    def test_ask_no_more_for_many_turns(self, client, model, labeler):
+        client.force_login(labeler)
+        turn = {"role": "user", "content": "Go on."}
+        few = judged(model, labeler, prompt__messages=[turn])
+        many = judged(model, labeler, prompt__messages=[turn] * 9)
+        address = f"/models/{model.slug}/history/{{}}/"
+
+        asked = [_queries(client, address.format(one.assignment_id)) for one in (few, many)]
+
+        assert asked[0] == asked[1]
+
     def test_come_alone_when_htmx_asks(self, client, model, labeler):
         client.force_login(labeler)
         said = judged(model, labeler, first__text="<script>alert(1)</script>")
