@@ -9,8 +9,18 @@ from rest_framework import serializers
 
 from annotate import exports
 from annotate.actions import ImportReport
-from annotate.forms import MOST_MS
-from annotate.models import Assignment, Completion, Import, Judgement, Prompt, Split, Verdict
+from annotate.forms import LONGEST_NOTE, MOST_MS
+from annotate.models import (
+    CANNOT,
+    REASONS,
+    Assignment,
+    Completion,
+    Import,
+    Judgement,
+    Prompt,
+    Split,
+    Verdict,
+)
 
 
 class MessageOut(serializers.Serializer[Any]):
@@ -101,9 +111,14 @@ class JudgementIn(serializers.Serializer[Judgement]):
 
     verdict = serializers.ChoiceField(choices=Verdict.choices)
     reasons = serializers.ListField(
-        child=serializers.CharField(max_length=40), max_length=20, default=list
+        child=serializers.ChoiceField(
+            choices=[*REASONS, *CANNOT],
+            error_messages={"invalid_choice": "Pairloop knows no such reason."},
+        ),
+        max_length=20,
+        default=list,
     )
-    note = serializers.CharField(max_length=10_000, allow_blank=True, default="")
+    note = serializers.CharField(max_length=LONGEST_NOTE, allow_blank=True, default="")
     active_ms = serializers.IntegerField(min_value=0, max_value=MOST_MS, default=0)
 
 

@@ -11,12 +11,13 @@ from django.test import Client
 from django.utils import timezone
 
 from annotate import imports, judging
+from annotate.forms import LONGEST_NOTE
 from annotate.models import Assignment, Completion, Judgement, Prompt, QueueEntry
 from tests import factories
 
 pytestmark = pytest.mark.django_db
 
-BODY = {"verdict": "left", "reasons": ["clearer"], "note": "Shorter.", "active_ms": 1200}
+BODY = {"verdict": "left", "reasons": ["clear"], "note": "Shorter.", "active_ms": 1200}
 
 
 @pytest.fixture
@@ -185,16 +186,17 @@ class TestJudgement:
             {"verdict": "best"},
             {"verdict": None},
             {"verdict": ["left"]},
-            {"reasons": "clearer"},
-            {"reasons": ["x" * 41]},
+            {"reasons": "clear"},
+            {"reasons": ["clear", "bogus"]},
             {"reasons": [{}]},
             {"note": "a\x00b"},
+            {"note": "x" * (LONGEST_NOTE + 1)},
             {"note": "\ud800"},
             {"active_ms": -1},
             {"active_ms": 2**31},
             {"active_ms": "soon"},
         ],
-        ids=str,
+        ids=lambda wrong: str(wrong)[:40],
     )
     def test_is_refused_when_it_makes_no_sense(self, caller, model, labeler, wrong):
         lease = leased(model, labeler)
@@ -583,14 +585,14 @@ class TestJudgementsList:
         taken_back = factories.JudgementFactory(assignment__pair__prompt__model=model)
         factories.JudgementFactory(assignment=taken_back.assignment, revision=2, verdict="")
         stands = factories.JudgementFactory(
-            assignment__pair__prompt__model=model, note="Kinder.", reasons=["clearer"]
+            assignment__pair__prompt__model=model, note="Kinder.", reasons=["clear"]
         )
         factories.JudgementFactory()
 
         told = admin.get(f"/api/v1/models/{model.slug}/judgements/").json()["results"]
 
         assert [row["id"] for row in told] == [stands.pk]
-        assert told[0] | {"note": "Kinder.", "reasons": ["clearer"], "verdict": "left"} == told[0]
+        assert told[0] | {"note": "Kinder.", "reasons": ["clear"], "verdict": "left"} == told[0]
         assert told[0]["labeler"] == stands.assignment.labeler.username
         assert told[0]["pair"] == stands.assignment.pair_id
         assert told[0]["winner"] == stands.winner_id
