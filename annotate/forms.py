@@ -17,7 +17,7 @@ from django.utils.datastructures import MultiValueDict
 from django.utils.dateparse import parse_datetime
 
 from annotate import exports, prompts
-from annotate.models import CANNOT, REASONS, Split, Verdict
+from annotate.models import CANNOT, REASONS, Split, Verdict, reasons_of
 from annotate.queries import PromptFilter
 
 #: What the database's column holds.
@@ -81,8 +81,7 @@ class JudgementForm(forms.Form):
     def clean_reasons(self) -> list[str]:
         """Return those that go with the verdict: a page that revises one offers both kinds."""
         reasons: list[str] = self.cleaned_data["reasons"]
-        is_cannot = self.cleaned_data.get("verdict") == Verdict.CANNOT_JUDGE
-        fitting = dict(CANNOT if is_cannot else REASONS)
+        fitting = reasons_of(self.cleaned_data.get("verdict", ""))
         return [reason for reason in reasons if reason in fitting]
 
     def clean_active_ms(self) -> int:

@@ -20,6 +20,7 @@ from annotate.models import (
     Prompt,
     Split,
     Verdict,
+    reasons_of,
 )
 
 
@@ -107,7 +108,7 @@ class AssignmentOut(serializers.ModelSerializer[Assignment]):
 
 
 class JudgementIn(serializers.Serializer[Judgement]):
-    """What a labeler says."""
+    """What a labeler says. Reasons go with a preferred answer, or, their own ones, with `cannot_judge`."""
 
     verdict = serializers.ChoiceField(choices=Verdict.choices)
     reasons = serializers.ListField(
@@ -120,6 +121,16 @@ class JudgementIn(serializers.Serializer[Judgement]):
     )
     note = serializers.CharField(max_length=LONGEST_NOTE, allow_blank=True, default="")
     active_ms = serializers.IntegerField(min_value=0, max_value=MOST_MS, default=0)
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """Refuse reasons that say nothing about the verdict; a page leaves them out, a program is told."""
+        fitting = reasons_of(attrs["verdict"])
+        if strange := [reason for reason in attrs["reasons"] if reason not in fitting]:
+            use = f"Use {', '.join(fitting)}." if fitting else "Send none."
+            raise serializers.ValidationError(
+                {"reasons": f"{strange[0]} does not go with {attrs['verdict']}. {use}"}
+            )
+        return attrs
 
 
 class JudgementOut(serializers.ModelSerializer[Judgement]):

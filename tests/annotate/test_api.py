@@ -217,6 +217,28 @@ class TestJudgement:
         assert response.status_code == 400
         assert set(response.json()) == {"detail", "code"}
 
+    @pytest.mark.parametrize(
+        ("verdict", "reasons", "sentence"),
+        [
+            ("tie", ["clear"], "clear does not go with tie. Send none."),
+            ("both_bad", ["other"], "other does not go with both_bad. Send none."),
+            (
+                "cannot_judge",
+                ["other", "safe"],
+                "safe does not go with cannot_judge. Use expertise,",
+            ),
+            ("right_much", ["safe", "other"], "other does not go with right_much. Use correct,"),
+        ],
+    )
+    def test_is_refused_with_reasons_of_another_verdict(
+        self, caller, model, labeler, verdict, reasons, sentence
+    ):
+        response = say(caller, leased(model, labeler), verdict=verdict, reasons=reasons)
+
+        assert response.status_code == 400
+        assert sentence in response.json()["detail"]
+        assert not Judgement.objects.exists()
+
     def test_of_somebody_else_is_not_found(self, caller, model):
         lease = leased(model, factories.UserFactory())
 
