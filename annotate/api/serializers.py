@@ -121,6 +121,10 @@ class JudgementIn(serializers.Serializer[Judgement]):
     )
     note = serializers.CharField(max_length=LONGEST_NOTE, allow_blank=True, default="")
     active_ms = serializers.IntegerField(min_value=0, max_value=MOST_MS, default=0)
+    revise = serializers.BooleanField(
+        default=False,
+        help_text="Whether this replaces what you said of the pair before, as a new revision.",
+    )
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         """Refuse reasons that say nothing about the verdict; a page leaves them out, a program is told."""

@@ -168,11 +168,32 @@ class TestJudgement:
         lease = leased(model, labeler)
         first = say(caller, lease)
 
-        again = say(caller, lease, verdict="right", note="Something else.")
+        for revise in (False, True):
+            again = say(caller, lease, active_ms=7, revise=revise)
 
-        assert again.status_code == 200
-        assert again.json() == first.json()
+            assert again.status_code == 200
+            assert again.json() == first.json()
         assert Judgement.objects.count() == 1
+
+    @pytest.mark.parametrize(
+        "other", [{"verdict": "right"}, {"reasons": ["clear", "safe"]}, {"note": ""}], ids=str
+    )
+    def test_is_changed_only_when_it_says_so(self, caller, model, labeler, other):
+        lease = leased(model, labeler)
+        say(caller, lease)
+
+        refused = say(caller, lease, **other)
+
+        assert refused.status_code == 409
+        assert refused.json()["code"] == "judged_already"
+        assert '"revise": true' in refused.json()["detail"]
+        assert Judgement.objects.count() == 1
+
+        revised = say(caller, lease, **other, revise=True)
+
+        assert revised.status_code == 201
+        assert revised.json() == revised.json() | BODY | other | {"revision": 2}
+        assert Judgement.objects.count() == 2
 
     def test_is_kept_when_it_comes_late(self, caller, model, labeler):
         lease = leased(model, labeler, now=timezone.now() - timedelta(days=2))
@@ -294,11 +315,11 @@ class TestJudgementInParallel:
         member = factories.MembershipFactory()
         lease = leased(member.model, member.user)
 
-        def post(index):
+        def post(_index):
             client = Client()
             client.force_login(member.user)
             try:
-                response = say(client, lease, note=f"From number {index}.")
+                response = say(client, lease)
                 return response.status_code, response.json()
             finally:
                 connections.close_all()
