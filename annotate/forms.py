@@ -139,7 +139,7 @@ class PromptsImportForm(forms.Form):
     """Prompts as they are typed, or a file of them."""
 
     text = forms.CharField(
-        label="Prompts, one a line",
+        label="Prompts, one a line, or JSON lines",
         required=False,
         max_length=2_000_000,
         strip=False,
@@ -194,7 +194,7 @@ class PromptsImportForm(forms.Form):
         return cleaned
 
     def lines(self) -> Iterable[prompts.Numbered]:
-        """Return number and value of each prompt. Raises FileRefused."""
+        """Return number and value of each prompt. Raises FileRefused, also for what was typed."""
         file = self.cleaned_data["file"]
         if file:
             return prompts.file_lines(file.name, file.read())
