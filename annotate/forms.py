@@ -17,7 +17,7 @@ from django.utils.datastructures import MultiValueDict
 from django.utils.dateparse import parse_datetime
 
 from annotate import exports, prompts
-from annotate.models import CANNOT, REASONS, Split, Verdict
+from annotate.models import CANNOT, REASONS, Split, Verdict, reasons_of
 from annotate.queries import PromptFilter
 
 #: What the database's column holds.
@@ -81,8 +81,7 @@ class JudgementForm(forms.Form):
     def clean_reasons(self) -> list[str]:
         """Return those that go with the verdict: a page that revises one offers both kinds."""
         reasons: list[str] = self.cleaned_data["reasons"]
-        is_cannot = self.cleaned_data.get("verdict") == Verdict.CANNOT_JUDGE
-        fitting = dict(CANNOT if is_cannot else REASONS)
+        fitting = reasons_of(self.cleaned_data.get("verdict", ""))
         return [reason for reason in reasons if reason in fitting]
 
     def clean_active_ms(self) -> int:
@@ -140,7 +139,7 @@ class PromptsImportForm(forms.Form):
     """Prompts as they are typed, or a file of them."""
 
     text = forms.CharField(
-        label="Prompts, one a line",
+        label="Prompts, one a line, or JSON lines",
         required=False,
         max_length=2_000_000,
         strip=False,
@@ -195,7 +194,7 @@ class PromptsImportForm(forms.Form):
         return cleaned
 
     def lines(self) -> Iterable[prompts.Numbered]:
-        """Return number and value of each prompt. Raises FileRefused."""
+        """Return number and value of each prompt. Raises FileRefused, also for what was typed."""
         file = self.cleaned_data["file"]
         if file:
             return prompts.file_lines(file.name, file.read())

@@ -734,6 +734,13 @@ CANNOT = [
 ]
 
 
+def reasons_of(verdict: str) -> dict[str, str]:
+    """Return the reasons that go with a verdict, stored and shown; one that prefers neither answer has none."""
+    if verdict in DECIDED:
+        return dict(REASONS)
+    return dict(CANNOT) if verdict == Verdict.CANNOT_JUDGE else {}
+
+
 class Judgement(models.Model):
     """One revision of what a labeler said about an assignment. Append-only by a trigger."""
 

@@ -41,7 +41,7 @@ def prompts(request: Request, slug: str) -> HttpResponse:
             system=form.cleaned_data["system"],
         )
     except FileRefused as refused:
-        form.add_error("file", str(refused))
+        form.add_error("file" if form.cleaned_data["file"] else "text", str(refused))
         return _page(request, model, form, status=422)
     # What was typed stays for as long as there is something to mend in it.
     return _page(request, model, form if report.rejected else PromptsImportForm(), report=report)

@@ -64,11 +64,29 @@ def lines_of(text: str) -> Iterator[Numbered]:
                 yield number, NOT_JSON
 
 
-def pasted(text: str) -> Iterator[Numbered]:
+def typed_lines(text: str) -> Iterator[Numbered]:
     """Yield each line that is not blank as a prompt of its own."""
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield number, {"prompt": line}
+
+
+def pasted(text: str) -> Iterator[Numbered]:
+    """Return number and value of each line that is not blank: JSONL when all are JSON objects, else prompts.
+
+    Raises FileRefused when only some are: whoever pasted them wants no JSON for a prompt.
+    """
+    kinds = {number: isinstance(value, dict) for number, value in lines_of(text)}
+    if not any(kinds.values()):
+        return typed_lines(text)
+    if not all(kinds.values()):
+        other = next(number for number, is_object in kinds.items() if not is_object)
+        first = next(number for number, is_object in kinds.items() if is_object)
+        raise FileRefused(
+            f"Line {first} is a JSON object and line {other} is not. Give either JSON objects only, as in"
+            ' {"prompt": "…"}, or prompts only.'
+        )
+    return lines_of(text)
 
 
 def json_list(text: str) -> Iterator[Numbered]:
@@ -127,7 +145,7 @@ READERS: dict[str, Callable[[str], Iterator[Numbered]]] = {
     ".ndjson": lines_of,
     ".csv": csv_rows,
     ".json": json_list,
-    ".txt": pasted,
+    ".txt": typed_lines,
 }
 
 

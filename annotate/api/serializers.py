@@ -9,8 +9,19 @@ from rest_framework import serializers
 
 from annotate import exports
 from annotate.actions import ImportReport
-from annotate.forms import MOST_MS
-from annotate.models import Assignment, Completion, Import, Judgement, Prompt, Split, Verdict
+from annotate.forms import LONGEST_NOTE, MOST_MS
+from annotate.models import (
+    CANNOT,
+    REASONS,
+    Assignment,
+    Completion,
+    Import,
+    Judgement,
+    Prompt,
+    Split,
+    Verdict,
+    reasons_of,
+)
 
 
 class MessageOut(serializers.Serializer[Any]):
@@ -97,14 +108,33 @@ class AssignmentOut(serializers.ModelSerializer[Assignment]):
 
 
 class JudgementIn(serializers.Serializer[Judgement]):
-    """What a labeler says."""
+    """What a labeler says. Reasons go with a preferred answer, or, their own ones, with `cannot_judge`."""
 
     verdict = serializers.ChoiceField(choices=Verdict.choices)
     reasons = serializers.ListField(
-        child=serializers.CharField(max_length=40), max_length=20, default=list
+        child=serializers.ChoiceField(
+            choices=[*REASONS, *CANNOT],
+            error_messages={"invalid_choice": "Pairloop knows no such reason."},
+        ),
+        max_length=20,
+        default=list,
     )
-    note = serializers.CharField(max_length=10_000, allow_blank=True, default="")
+    note = serializers.CharField(max_length=LONGEST_NOTE, allow_blank=True, default="")
     active_ms = serializers.IntegerField(min_value=0, max_value=MOST_MS, default=0)
+    revise = serializers.BooleanField(
+        default=False,
+        help_text="Whether this replaces what you said of the pair before, as a new revision.",
+    )
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """Refuse reasons that say nothing about the verdict; a page leaves them out, a program is told."""
+        fitting = reasons_of(attrs["verdict"])
+        if strange := [reason for reason in attrs["reasons"] if reason not in fitting]:
+            use = f"Use {', '.join(fitting)}." if fitting else "Send none."
+            raise serializers.ValidationError(
+                {"reasons": f"{strange[0]} does not go with {attrs['verdict']}. {use}"}
+            )
+        return attrs
 
 
 class JudgementOut(serializers.ModelSerializer[Judgement]):

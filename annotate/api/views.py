@@ -42,6 +42,7 @@ from annotate.models import Assignment, Import, Judgement, Prompt
 from models_registry.lookup import model_for
 from pairloop.lib.api import ListView, MemberView, Request
 from pairloop.lib.bodies import JSONParser, body_of
+from pairloop.lib.errors import Refused
 
 
 class Lines(dict[str, Any]):
@@ -157,18 +158,30 @@ class AssignmentsView(MemberView):
         return Response(answer.data, status=status.HTTP_201_CREATED)
 
 
+class JudgedAlready(Refused):
+    """You judged this pair already and said something else. Send "revise": true to change it, or DELETE it first."""
+
+    code = "judged_already"
+
+
 class JudgementView(MemberView):
     """What a labeler says about their assignment."""
 
     @extend_schema(request=JudgementIn, responses={201: JudgementOut, 200: JudgementOut})
     def post(self, request: Request, uuid: UUID) -> Response:
-        """Judge your assignment; repeated, the answer is what stands."""
+        """Judge your assignment; 201 when something new stands, 200 when it stood already.
+
+        Repeating a judgement changes nothing. Another verdict, other reasons or another note than those that
+        stand are refused with 409 `judged_already`, unless `revise` is true: then they become a new revision.
+        """
         assignment = _assignment_for(request.user, uuid)
         said = JudgementIn(data=request.data)
         said.is_valid(raise_exception=True)
         recorded = judging.judgement_record(
             assignment=assignment, now=timezone.now(), **said.validated_data
         )
+        if not recorded.is_new and not _says(recorded.judgement, said.validated_data):
+            raise JudgedAlready
         code = status.HTTP_201_CREATED if recorded.is_new else status.HTTP_200_OK
         return Response(JudgementOut(recorded.judgement).data, status=code)
 
@@ -323,6 +336,15 @@ def _numbered(request: Request) -> Iterable[tuple[int, Any]]:
     if not isinstance(request.data, list):
         raise ValidationError('Send a list such as [{"prompt": "…"}].')
     return enumerate(request.data, start=1)
+
+
+def _says(stands: Judgement, said: dict[str, Any]) -> bool:
+    """Whether a judgement is what was said; the time that it took may differ."""
+    return (
+        stands.verdict == said["verdict"]
+        and sorted(stands.reasons) == sorted(said["reasons"])
+        and stands.note == said["note"]
+    )
 
 
 def _assignment_for(user: User, uuid: UUID) -> Assignment:

@@ -11,12 +11,13 @@ from django.test import Client
 from django.utils import timezone
 
 from annotate import imports, judging
+from annotate.forms import LONGEST_NOTE
 from annotate.models import Assignment, Completion, Judgement, Prompt, QueueEntry
 from tests import factories
 
 pytestmark = pytest.mark.django_db
 
-BODY = {"verdict": "left", "reasons": ["clearer"], "note": "Shorter.", "active_ms": 1200}
+BODY = {"verdict": "left", "reasons": ["clear"], "note": "Shorter.", "active_ms": 1200}
 
 
 @pytest.fixture
@@ -167,11 +168,32 @@ class TestJudgement:
         lease = leased(model, labeler)
         first = say(caller, lease)
 
-        again = say(caller, lease, verdict="right", note="Something else.")
+        for revise in (False, True):
+            again = say(caller, lease, active_ms=7, revise=revise)
 
-        assert again.status_code == 200
-        assert again.json() == first.json()
+            assert again.status_code == 200
+            assert again.json() == first.json()
         assert Judgement.objects.count() == 1
+
+    @pytest.mark.parametrize(
+        "other", [{"verdict": "right"}, {"reasons": ["clear", "safe"]}, {"note": ""}], ids=str
+    )
+    def test_is_changed_only_when_it_says_so(self, caller, model, labeler, other):
+        lease = leased(model, labeler)
+        say(caller, lease)
+
+        refused = say(caller, lease, **other)
+
+        assert refused.status_code == 409
+        assert refused.json()["code"] == "judged_already"
+        assert '"revise": true' in refused.json()["detail"]
+        assert Judgement.objects.count() == 1
+
+        revised = say(caller, lease, **other, revise=True)
+
+        assert revised.status_code == 201
+        assert revised.json() == revised.json() | BODY | other | {"revision": 2}
+        assert Judgement.objects.count() == 2
 
     def test_is_kept_when_it_comes_late(self, caller, model, labeler):
         lease = leased(model, labeler, now=timezone.now() - timedelta(days=2))
@@ -185,16 +207,17 @@ class TestJudgement:
             {"verdict": "best"},
             {"verdict": None},
             {"verdict": ["left"]},
-            {"reasons": "clearer"},
-            {"reasons": ["x" * 41]},
+            {"reasons": "clear"},
+            {"reasons": ["clear", "bogus"]},
             {"reasons": [{}]},
             {"note": "a\x00b"},
+            {"note": "x" * (LONGEST_NOTE + 1)},
             {"note": "\ud800"},
             {"active_ms": -1},
             {"active_ms": 2**31},
             {"active_ms": "soon"},
         ],
-        ids=str,
+        ids=lambda wrong: str(wrong)[:40],
     )
     def test_is_refused_when_it_makes_no_sense(self, caller, model, labeler, wrong):
         lease = leased(model, labeler)
@@ -214,6 +237,28 @@ class TestJudgement:
 
         assert response.status_code == 400
         assert set(response.json()) == {"detail", "code"}
+
+    @pytest.mark.parametrize(
+        ("verdict", "reasons", "sentence"),
+        [
+            ("tie", ["clear"], "clear does not go with tie. Send none."),
+            ("both_bad", ["other"], "other does not go with both_bad. Send none."),
+            (
+                "cannot_judge",
+                ["other", "safe"],
+                "safe does not go with cannot_judge. Use expertise,",
+            ),
+            ("right_much", ["safe", "other"], "other does not go with right_much. Use correct,"),
+        ],
+    )
+    def test_is_refused_with_reasons_of_another_verdict(
+        self, caller, model, labeler, verdict, reasons, sentence
+    ):
+        response = say(caller, leased(model, labeler), verdict=verdict, reasons=reasons)
+
+        assert response.status_code == 400
+        assert sentence in response.json()["detail"]
+        assert not Judgement.objects.exists()
 
     def test_of_somebody_else_is_not_found(self, caller, model):
         lease = leased(model, factories.UserFactory())
@@ -270,11 +315,11 @@ class TestJudgementInParallel:
         member = factories.MembershipFactory()
         lease = leased(member.model, member.user)
 
-        def post(index):
+        def post(_index):
             client = Client()
             client.force_login(member.user)
             try:
-                response = say(client, lease, note=f"From number {index}.")
+                response = say(client, lease)
                 return response.status_code, response.json()
             finally:
                 connections.close_all()
@@ -583,14 +628,14 @@ class TestJudgementsList:
         taken_back = factories.JudgementFactory(assignment__pair__prompt__model=model)
         factories.JudgementFactory(assignment=taken_back.assignment, revision=2, verdict="")
         stands = factories.JudgementFactory(
-            assignment__pair__prompt__model=model, note="Kinder.", reasons=["clearer"]
+            assignment__pair__prompt__model=model, note="Kinder.", reasons=["clear"]
         )
         factories.JudgementFactory()
 
         told = admin.get(f"/api/v1/models/{model.slug}/judgements/").json()["results"]
 
         assert [row["id"] for row in told] == [stands.pk]
-        assert told[0] | {"note": "Kinder.", "reasons": ["clearer"], "verdict": "left"} == told[0]
+        assert told[0] | {"note": "Kinder.", "reasons": ["clear"], "verdict": "left"} == told[0]
         assert told[0]["labeler"] == stands.assignment.labeler.username
         assert told[0]["pair"] == stands.assignment.pair_id
         assert told[0]["winner"] == stands.winner_id

@@ -60,6 +60,32 @@ class TestImport:
         assert "One?" in response.text.split("<textarea")[1]
         assert Prompt.objects.get().question == "One?"
 
+    def test_reads_pasted_json_lines_as_a_file_of_them(self, admin, model):
+        text = (
+            '{"prompt": "One?", "system": "S", "tags": ["x"]}\r\n\r\n'
+            '  {"messages": [{"role": "user", "content": "Two?"}]}\r\n{"question": 3}\r\n'
+        )
+
+        response = send(admin, model, text=text, tags="y")
+
+        one, two = Prompt.objects.order_by("pk")
+        assert [message["content"] for message in one.messages] == ["S", "One?"]
+        assert (one.tags, two.question, two.tags) == (["x", "y"], "Two?", ["y"])
+        assert re.findall(r"<dd>(\d+)</dd>", response.text) == ["2", "0", "1"]
+
+    def test_refuses_a_paste_that_is_json_in_part(self, admin, model):
+        response = send(admin, model, text='\nWhy?\n{"prompt": "One?"}\n{"prompt": "Two?"')
+
+        assert response.status_code == 422
+        assert "Line 3 is a JSON object and line 2 is not." in response.text
+        assert not Prompt.objects.exists()
+
+    def test_takes_json_that_is_no_object_as_it_was_typed(self, admin, model):
+        send(admin, model, text='7\n"Why?"\n[1, 2]\n{a: b}')
+
+        asked = [prompt.question for prompt in Prompt.objects.order_by("pk")]
+        assert asked == ["7", '"Why?"', "[1, 2]", "{a: b}"]
+
     @pytest.mark.parametrize(
         ("name", "body"),
         [

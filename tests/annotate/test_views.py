@@ -840,10 +840,12 @@ class TestOthers:
 
         visitor.post(judgement_url(lease), {"verdict": "left", "reasons": both, "revise": "1"})
 
-        assert list(Judgement.objects.order_by("revision").values_list("reasons", flat=True)) == [
-            ["broken"], ["clear"],
-        ]  # fmt: skip
         assert 'value="broken"' not in visitor.get(judgement_url(lease)).text
+        for neither in ("tie", "both_bad"):
+            visitor.post(judgement_url(lease), {"verdict": neither, "reasons": both, "revise": "1"})
+        assert list(Judgement.objects.order_by("revision").values_list("reasons", flat=True)) == [
+            ["broken"], ["clear"], [], [],
+        ]  # fmt: skip
 
     def test_view_shows_both_answers_in_another_way(self, visitor, model, labeler):
         lease = leased(model, labeler, "**Bold**", "plain")
