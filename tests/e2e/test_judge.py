@@ -66,6 +66,18 @@ class TestJudge:
         assert Assignment.objects.count() == 7
         assert Assignment.objects.filter(closed_at=None).count() == 3
 
+    @pytest.mark.parametrize("width", [800, 1280, 1920])
+    def test_leads_to_writing_a_prompt_beside_guidelines(self, page, judge_url, model, width):
+        model.judging_policy.guidelines = "Be strict."
+        model.judging_policy.save()
+        queued_many(model, 2)
+        page.set_viewport_size({"width": width, "height": 800})
+        page.goto(judge_url)
+
+        page.get_by_role("link", name="Write a prompt").click(timeout=5000)
+
+        expect(page).to_have_url(re.compile("/judge/prompts/$"))
+
     def test_holds_two_pairs_that_were_not_seen(self, page, judge_url, model):
         queued_many(model, 5)
 
