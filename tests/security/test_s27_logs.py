@@ -202,6 +202,17 @@ class TestPagesAndApi:
         # The token with its user, the limit, and the models: nothing for the log.
         assert not any("FROM auth_user" in one["sql"] for one in statements)
 
+    def test_tell_of_a_foreign_host_in_one_warning(self, log):
+        Client().get(f"/?q={MARKS['query']}", headers={"host": "evil.example"})
+
+        (line,) = [line for line in log.lines() if "evil.example" in line]
+        assert "warning" in line
+        assert "PAIRLOOP_HOSTS" in line
+        assert "Traceback" not in log.getvalue()
+        assert "trace" not in log.getvalue()
+        assert "error" not in log.getvalue()
+        has_no_mark(log)
+
 
 @pytest.mark.django_db(transaction=True)
 class TestWorker:
