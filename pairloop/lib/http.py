@@ -35,6 +35,12 @@ def client_address(request: HttpRequest) -> str:
         return direct
 
 
+def origin() -> str:
+    """Return where these settings say that pages are reached, as in http://127.0.0.1:8000."""
+    scheme = "https" if settings.HTTPS else "http"
+    return str(next(iter(settings.CSRF_TRUSTED_ORIGINS), f"{scheme}://{settings.BIND}"))
+
+
 def render_part(
     request: HttpRequest, template: str, part: str, context: dict[str, Any], *, status: int = 200
 ) -> HttpResponse:

@@ -24,6 +24,10 @@ from pairloop.lib.errors import Refused
 FIELDS = {"method", "route", "status", "ms", "user_id", "client"}
 #: After these words gunicorn goes on with what came over the wire.
 GUNICORN_QUOTES = ("Error handling request", "Invalid request")
+#: Where Django tells of requests for hosts that are not ours; scanners send such all day.
+HOST_REFUSED = "django.security.DisallowedHost"
+#: Letters of a host that a line shows.
+LONGEST_HOST = 100
 #: Deeper frames of an error are the interesting ones.
 MOST_FRAMES = 30
 #: So that nothing in a terminal's line ends it, moves the cursor or changes colors.
@@ -88,6 +92,8 @@ class TextHidden(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Keep every record, some of them with fewer words."""
+        if record.name == HOST_REFUSED:
+            _host_told(record)
         arguments = record.args if isinstance(record.args, tuple) else ()
         if record.name.startswith("django.") and hasattr(record, "request"):
             # The path comes last; it may hold a token.
@@ -110,6 +116,16 @@ async def job_bound(
     job = context.job
     with structlog.contextvars.bound_contextvars(job_id=job.id, task=job.task_name):
         return await call_next()
+
+
+def _host_told(record: logging.LogRecord) -> None:
+    """Make a warning of an error that nobody here made; where in Django it was found helps nobody."""
+    request = getattr(record, "request", None)
+    host = str(request.META.get("HTTP_HOST", "")) if request else ""
+    record.levelno, record.levelname = logging.WARNING, logging.getLevelName(logging.WARNING)
+    record.exc_info = record.exc_text = None
+    record.msg = f"Refused a request for the host {host[:LONGEST_HOST]!r}, which PAIRLOOP_HOSTS does not name"
+    record.args = ()
 
 
 def _error_told(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDict:

@@ -53,5 +53,8 @@ def _route(request: HttpRequest) -> str:
 
 def _user_id(request: HttpRequest) -> int | None:
     """Return who asked, when that was found out anyway; nobody is looked up for a line in a log."""
-    user = getattr(request, "_cached_user", None) or request.__dict__.get("user")
-    return user.pk if type(user) is User else None
+    # By token, it is set on the request after the session was found to be nobody's.
+    for user in (request.__dict__.get("user"), getattr(request, "_cached_user", None)):
+        if type(user) is User:
+            return user.pk
+    return None

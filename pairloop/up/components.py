@@ -24,6 +24,7 @@ from models_registry import serving
 from models_registry.engine.types import Engine, EngineError
 from pairloop.lib import files, processes
 from pairloop.lib.errors import Refused
+from pairloop.lib.http import origin
 from pairloop.up import engine, environments, postgres, seed
 from pairloop.up.guard import Guard
 from pairloop.up.supervisor import NotYet, Spec, StateFolderUnusable, Supervisor, folder_held
@@ -69,6 +70,7 @@ def up(*, say: Say) -> int:
                 status_file=settings.STATUS_FILE,
                 guard=guard,
                 say=say,
+                address=origin(),
             ).run()
         finally:
             guard.close()

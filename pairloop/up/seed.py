@@ -44,7 +44,7 @@ Choose the answer you would rather have got.
 - Between two good ones, take the kinder and shorter. *Slightly* is for close calls.
 - *Both are bad* is an answer too: it tells where the model is weak.
 """
-RESET = "Forgot one? .venv/bin/python manage.py changepassword admin (or labeler)"
+RESET = "Forgot one? .venv/bin/python manage.py person_reset admin (or labeler)"
 
 
 @transaction.atomic

@@ -194,13 +194,15 @@ class Supervisor:
         guard: Guard,
         say: Callable[[str], None],
         pace: Pace | None = None,
+        address: str = "",
     ) -> None:
-        """Take the parts in the order in which they are shown."""
+        """Take the parts in the order in which they are shown, and where pages will be, to tell commands."""
         self._var = var
         self._status_file = status_file
         self._guard = guard
         self._say = say
         self._pace = pace or Pace()
+        self._address = address
         self._signals = 0
         #: From this many signals on, nothing is waited for.
         self._impatient_at = 2
@@ -447,7 +449,8 @@ class Supervisor:
         if state in {"ready", "done"}:
             part.log_tail = ()
         components = {name: part.as_status() for name, part in self._parts.items()}
-        files.write_atomic(self._status_file, json.dumps({"components": components}))
+        status = {"address": self._address, "components": components}
+        files.write_atomic(self._status_file, json.dumps(status))
 
 
 def _guard_lock(path: Path, *, say: Callable[[str], None], pace: Pace) -> int:

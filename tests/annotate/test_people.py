@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
@@ -297,8 +298,39 @@ class TestAdmin:
 
 
 class TestCommands:
+    @pytest.fixture(autouse=True)
+    def status(self, settings, tmp_path):
+        settings.STATUS_FILE = tmp_path / "status.json"
+
+        def told(state):
+            status = {"address": "http://127.0.0.1:8123", "components": {"web": {"state": state}}}
+            settings.STATUS_FILE.write_text(json.dumps(status))
+
+        return told
+
     def link(self, said: str) -> str:
-        return said.split("http://127.0.0.1:8000")[1].strip()
+        return said.split("http://127.0.0.1:8000")[1].split(maxsplit=1)[0]
+
+    @pytest.mark.parametrize("state", ["running", "ready"])
+    def test_print_the_address_that_is_served(self, model, capsys, status, state):
+        status(state)
+
+        call_command("person_add", "lea", "--model", model.slug)
+        call_command("person_reset", "lea")
+
+        said = capsys.readouterr().out
+        assert said.count("http://127.0.0.1:8123/") == 2
+        assert "PAIRLOOP_BIND" not in said
+
+    def test_say_so_when_the_address_is_only_the_configured_one(self, capsys, status):
+        factories.UserFactory(username="lea")
+        status("stopped")
+
+        call_command("person_reset", "lea")
+
+        said = capsys.readouterr().out
+        assert "http://127.0.0.1:8000/" in said
+        assert "Pairloop does not run on this state folder" in said
 
     def test_add_a_labeler_and_print_a_link_that_works(self, model, capsys, client):
         call_command("person_add", "lea", "--model", model.slug)
@@ -314,8 +346,9 @@ class TestCommands:
         assert User.objects.get().is_staff
         assert "within 3 days" in capsys.readouterr().out
 
-    def test_reset_prints_a_link_too(self, capsys, client):
-        factories.UserFactory(username="lea")
+    @pytest.mark.parametrize("is_admin", [False, True])
+    def test_reset_prints_a_link_too(self, capsys, client, is_admin):
+        factories.UserFactory(username="lea", is_staff=is_admin, is_superuser=is_admin)
 
         call_command("person_reset", "lea")
 

@@ -39,6 +39,28 @@ def test_a_labeler_writes_a_prompt_and_hears_of_its_answers(
     complaints.clear()
 
 
+def test_a_field_that_was_resized_breaks_no_rule_about_styles(
+    live_server, context, quiet_page, log_in, model, labeler
+):
+    page = quiet_page
+    log_in(context, labeler)
+    page.goto(f"{live_server.url}/models/{model.slug}/judge/prompts/")
+    written = page.get_by_label("A prompt that")
+    box = written.bounding_box()
+    x, y = box["x"] + box["width"] - 4, box["y"] + box["height"] - 4
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x, y + 80, steps=4)
+    page.mouse.up()
+    # The browser itself writes it down there.
+    assert "height" in written.get_attribute("style")
+
+    written.fill("Why?")
+    page.get_by_role("button", name="Have it answered").click()
+
+    page.get_by_role("status").wait_for()
+
+
 def test_the_form_works_without_javascript(live_server, browser, log_in, model, labeler):
     context = browser.new_context(java_script_enabled=False)
     log_in(context, labeler)

@@ -20,6 +20,7 @@ from django.utils import timezone
 from models_registry import serving
 from models_registry.engine.fake import FakeEngine
 from models_registry.models import ModelVersion, Serving
+from pairloop.lib import files, places
 from pairloop.up import components, postgres
 from pairloop.up.supervisor import StateFolderUnusable
 from tests import factories
@@ -269,6 +270,9 @@ class TestUp:
         output = "".join([*lines, rest])
         assert process.returncode == 0, output
         assert f"http://{bind}" in output
+        # Commands in another terminal print links with it.
+        status = files.read_json(places.socket_folder(var) / "status.json")
+        assert status["address"] == f"http://{bind}"
         assert output.index("stopping web") < output.index("stopping postgres")
         assert "Traceback" not in output
 

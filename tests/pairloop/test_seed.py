@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from django.contrib.auth import authenticate
 from django.contrib.auth.models import Group, User
+from django.core.management import call_command
 from django.db import transaction
 
 from annotate import people
@@ -38,6 +41,15 @@ class TestSeed:
         assert sum("password " in line for line in first) >= 2
         assert second == [seed.RESET]
         assert seed.RESET in first
+
+    def test_says_a_command_that_resets_the_admins_password(self, capsys: Any) -> None:
+        seed.seed()
+        command = seed.RESET.split("manage.py ")[1].split()[:2]
+
+        call_command(*command)
+
+        assert command == ["person_reset", "admin"]
+        assert "admin sets a password here" in capsys.readouterr().out
 
     def test_draws_other_passwords_each_time(self) -> None:
         before = transaction.savepoint()

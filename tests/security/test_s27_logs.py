@@ -11,14 +11,17 @@ from contextlib import contextmanager
 
 import pytest
 from django.conf import settings
-from django.db import DatabaseError, transaction
+from django.db import DatabaseError, connection, transaction
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from annotate import judging, tasks
 from annotate.models import Prompt, Split
 from models_registry import serving
 from models_registry.engine.fake import FakeEngine
 from models_registry.engine.types import EngineFailed, EngineRejected
+from pairloop.accounts import actions
 from pairloop.lib import logs
 from tests import factories
 from tests.annotate.test_tasks import run_worker
@@ -182,6 +185,33 @@ class TestPagesAndApi:
         assert first["ms"] >= 0
         assert (second["route"], second["status"]) == ("unknown", 404)
         assert second["request_id"] != first["request_id"]
+
+    def test_tell_whose_token_asked(self):
+        user = factories.UserFactory.create(is_staff=True)
+        _, secret = actions.token_create(
+            user=user, name="scripts", days=1, is_read_only=False, now=timezone.now()
+        )
+        asked = {"headers": {"authorization": f"Token {secret}"}}
+        Client().get("/api/v1/models/", **asked)
+
+        with logged() as log, CaptureQueriesContext(connection) as statements:
+            assert Client().get("/api/v1/models/", **asked).status_code == 200
+
+        (line,) = [line for line in log.records() if line["logger"] == "pairloop.request"]
+        assert line["user_id"] == user.pk
+        # The token with its user, the limit, and the models: nothing for the log.
+        assert not any("FROM auth_user" in one["sql"] for one in statements)
+
+    def test_tell_of_a_foreign_host_in_one_warning(self, log):
+        Client().get(f"/?q={MARKS['query']}", headers={"host": "evil.example"})
+
+        (line,) = [line for line in log.lines() if "evil.example" in line]
+        assert "warning" in line
+        assert "PAIRLOOP_HOSTS" in line
+        assert "Traceback" not in log.getvalue()
+        assert "trace" not in log.getvalue()
+        assert "error" not in log.getvalue()
+        has_no_mark(log)
 
 
 @pytest.mark.django_db(transaction=True)
