@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
+import time
 
 import pytest
 from django.conf import settings
+from django.core.signals import request_finished, request_started
 from django.test import Client
 
 from tests.factories import PASSWORD, MembershipFactory, RegisteredModelFactory
@@ -33,6 +36,34 @@ def browser_type_launch_args(browser_type_launch_args):
     return (
         browser_type_launch_args | {"args": quiet} | ({"executable_path": found} if found else {})
     )
+
+
+@pytest.fixture(autouse=True)
+def all_answered(transactional_db):
+    """Let the server end what a closed page had asked, or it and the emptying of the tables wait for each other."""
+    counting = threading.Lock()
+    under_way = 0
+
+    def began(**_):
+        nonlocal under_way
+        with counting:
+            under_way += 1
+
+    def ended(**_):
+        nonlocal under_way
+        with counting:
+            under_way -= 1
+
+    request_started.connect(began)
+    request_finished.connect(ended)
+    yield
+    # What the browser sent before it was closed may arrive a moment later.
+    time.sleep(0.05)
+    deadline = time.monotonic() + 10
+    while under_way > 0 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    request_started.disconnect(began)
+    request_finished.disconnect(ended)
 
 
 @pytest.fixture
