@@ -40,7 +40,8 @@ DATABASES = {
         else postgres.Cluster.of(VAR).database()
     )
     | {
-        "CONN_MAX_AGE": 60,
+        # A new one has every statement to learn again.
+        "CONN_MAX_AGE": 600,
         # Without this, each thread's first request after a database restart fails.
         "CONN_HEALTH_CHECKS": True,
     }

@@ -147,6 +147,8 @@ class Cluster:
         command = [str(self.binaries / "postgres"), "-D", str(self.data), "-p", PORT]
         command += ["-k", str(self.socket_folder), "-c", "listen_addresses="]
         command += ["-c", "unix_socket_permissions=0700"]
+        # Else each connection plans the first five runs of a prepared statement anew, and people wait meanwhile.
+        command += ["-c", "plan_cache_mode=force_generic_plan"]
         if not durable:
             for setting in ("fsync", "synchronous_commit", "full_page_writes"):
                 command += ["-c", f"{setting}=off"]

@@ -28,6 +28,16 @@ class TestStatement:
         for text in ["'; DROP TABLE auth_user; --", "100 %s", "back\\slash", "\N{SNOWMAN}"]:
             assert said.row({"text": text}) == (text,)
 
+    @pytest.mark.skipif(bool(settings.DATABASE_URL), reason="the server is somebody else's")
+    def test_is_planned_once_from_its_first_run_on(self) -> None:
+        SUM.row({"a": 1, "b": 2})
+
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT custom_plans FROM pg_prepared_statements WHERE name = 'test_sum'"
+            )
+            assert cursor.fetchall() == [(0,)]
+
     def test_goes_as_it_is_where_a_pooler_may_stand_between(self, settings) -> None:
         settings.DATABASE_URL = "postgresql://db.example.org/pairs"
         never = Statement("test_never", "SELECT %(a)s::int")
