@@ -530,13 +530,13 @@ def run_size(pairs: int) -> dict[str, Any]:
         cookies = sessions()
         connections.close_all()
         with serving(port):
-            # A page's first requests compile templates.
-            measured(port, cookies[1:3], think_s=0, seconds=1)
+            # First requests compile templates; each thread connects, and its statements are planned.
+            measured(port, cookies[1:17], think_s=0, seconds=3.0 if pairs > SMALL else 0.5)
             # Not so long that the small queue runs empty.
             seconds = SECONDS if pairs > SMALL else 8.0
             many = measured(port, cookies, think_s=THINK_S, seconds=seconds, apart=True)
             tell(f"{name}, {LABELERS} labelers", many)
-            page = measured(port, cookies, think_s=THINK_S, seconds=seconds)
+            page = measured(port, cookies, think_s=THINK_S, seconds=seconds / 2)
             tell(f"{name}, in one request", page)
             heavy = measured(port, cookies[:1], think_s=0.02, seconds=3, apart=True)
             tell(f"{name}, the heavy one", heavy)
