@@ -23,6 +23,8 @@ def look(page, scheme, size):
 
 def violations(page, complaints):
     """Return what axe finds. It is evaluated as a debugger would: the page's policy lets no script in."""
+    # What is half faded in has other colours.
+    page.wait_for_function("document.getAnimations().every((one) => one.playState !== 'running')")
     before = len(complaints)
     # Preloading, it would fetch style sheets once more, some by a wrong name.
     options = {"runOnly": {"type": "tag", "values": TAGS}, "preload": False}

@@ -104,6 +104,34 @@ def complaints():
 
 
 @pytest.fixture
+def quiet(context):
+    """Wait until nothing is asked of the server. (A page's load states tell of its first time only.)"""
+    asked = set()
+
+    # Playwright takes functions only, no methods of a set.
+    def began(request):
+        asked.add(request)
+
+    def ended(request):
+        asked.discard(request)
+
+    context.on("request", began)
+    context.on("requestfinished", ended)
+    context.on("requestfailed", ended)
+
+    def waited():
+        deadline = time.monotonic() + 30
+        last = time.monotonic()
+        while time.monotonic() < last + 0.4:
+            assert time.monotonic() < deadline, [request.url for request in asked]
+            context.pages[-1].wait_for_timeout(50)
+            if asked:
+                last = time.monotonic()
+
+    return waited
+
+
+@pytest.fixture
 def quiet_page(context, complaints):
     """A page that must not complain in its console."""
     page = context.new_page()

@@ -56,10 +56,10 @@ def test_the_documentation_draws_itself_and_can_be_tried(
 
 
 @pytest.mark.parametrize("path", ["account/", "api/v1/docs/"])
-def test_fits_a_phone(live_server, log_in, context, quiet_page, labeler, path):
+def test_fits_a_phone(live_server, log_in, context, quiet_page, labeler, path, quiet):
     log_in(context, labeler)
     quiet_page.set_viewport_size({"width": 390, "height": 844})
     quiet_page.goto(live_server.url + "/" + path)
-    quiet_page.wait_for_load_state("networkidle")
+    quiet()
 
     assert quiet_page.evaluate("document.documentElement.scrollWidth") <= 390

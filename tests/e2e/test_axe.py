@@ -62,11 +62,11 @@ def resolved_by(user):
     return {"resolution": "It is mended.", "resolved_by": user, "resolved_at": timezone.now()}
 
 
-def open_folds(page):
+def open_folds(page, quiet):
     """Open whatever is folded, and wait for what comes with it."""
     for fold in page.locator("main summary").all():
         fold.click()
-    page.wait_for_load_state("networkidle")
+    quiet()
 
 
 @axe.looks
@@ -77,13 +77,13 @@ class TestAxe:
         axe.look(quiet_page, scheme, size)
 
     @pytest.fixture
-    def visit(self, quiet_page, context, log_in, live_server, model):
+    def visit(self, quiet_page, context, log_in, live_server, model, quiet):
         """Open a page of the model as somebody, and what is folded on it."""
 
         def visited(user, path):
             log_in(context, user)
             quiet_page.goto(f"{live_server.url}/models/{model.slug}/{path}")
-            open_folds(quiet_page)
+            open_folds(quiet_page, quiet)
 
         return visited
 

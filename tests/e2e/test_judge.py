@@ -50,10 +50,10 @@ class TestJudge:
         assert all(judgement.active_ms > 0 for judgement in Judgement.objects.all())
         expect(page.locator("[data-today]").last).to_have_text("3 today")
 
-    def test_asks_for_the_next_pair_with_each_judgement(self, page, judge_url, model):
+    def test_asks_for_the_next_pair_with_each_judgement(self, page, judge_url, model, quiet):
         queued_many(model, 7)
         page.goto(judge_url)
-        page.wait_for_load_state("networkidle")
+        quiet()
         asked = []
         page.on("request", lambda request: asked.append(request.post_data or ""))
 
@@ -78,11 +78,11 @@ class TestJudge:
 
         expect(page).to_have_url(re.compile("/judge/prompts/$"))
 
-    def test_holds_two_pairs_that_were_not_seen(self, page, judge_url, model):
+    def test_holds_two_pairs_that_were_not_seen(self, page, judge_url, model, quiet):
         queued_many(model, 5)
 
         page.goto(judge_url)
-        page.wait_for_load_state("networkidle")
+        quiet()
 
         assert Assignment.objects.count() == 3
         assert page.locator("[data-uuid]").count() == 1
@@ -153,7 +153,7 @@ class TestJudge:
         expect(line).to_be_visible()
         expect(line).to_have_text("What was it again? More of it.")
 
-    def test_runs_nothing_that_a_model_wrote(self, page, judge_url, model):
+    def test_runs_nothing_that_a_model_wrote(self, page, judge_url, model, quiet):
         hostile = (
             "<script>window.hit = 1</script><img src=x onerror='window.hit = 1'>"
             "\n\n[x](javascript:window.hit=1) ![x](https://evil.example/x.png)"
@@ -170,7 +170,7 @@ class TestJudge:
         ready(page)
         page.keyboard.press("v")
         page.keyboard.press("r")
-        page.wait_for_load_state("networkidle")
+        quiet()
 
         assert page.evaluate("window.hit") is None
         assert page.locator(".pair :is(script, img, [hx-get], [data-do])").count() == 0

@@ -33,7 +33,7 @@ class TestAxe:
         """Set colours and size."""
         axe.look(page, scheme, size)
 
-    def test_finds_nothing_on_a_pair(self, page, judge_url, model, violations):
+    def test_finds_nothing_on_a_pair(self, page, judge_url, model, violations, quiet):
         messages = [
             {"role": "system", "content": "Be brief."},
             {"role": "user", "content": "What is [this](https://a.example)?"},
@@ -49,7 +49,7 @@ class TestAxe:
         page.keyboard.press("y")
         page.keyboard.press("b")
         page.keyboard.press("e")
-        page.wait_for_load_state("networkidle")
+        quiet()
         assert violations() == []
 
     def test_finds_nothing_after_a_judgement_nor_in_what_opens(

@@ -66,7 +66,7 @@ def kept(page):
 
 class TestWithoutNetwork:
     def test_ten_judgements_are_made_and_none_is_lost(
-        self, page, context, judge_url, model, complaints
+        self, page, context, judge_url, model, complaints, quiet
     ):
         queued_many(model, 12)
         page.goto(judge_url)
@@ -74,7 +74,7 @@ class TestWithoutNetwork:
         # A page holds three pairs: the network goes four times.
         for keys in ("asd", "fgx", "sdf", "g"):
             ready(page)
-            page.wait_for_load_state("networkidle")
+            quiet()
             context.set_offline(True)
             said |= judge(page, keys)
             expect(page.locator("[data-outbox]")).to_have_text(f"{len(keys)} waiting to be sent")
@@ -89,15 +89,15 @@ class TestWithoutNetwork:
         assert len(said) == 10
         assert stored() == said
         ready(page)
-        forgive_the_network(complaints)
+        forgive_the_network(page, complaints)
 
     def test_what_was_not_sent_is_just_dropped(
-        self, page, context, judge_url, model, complaints, sent
+        self, page, context, judge_url, model, complaints, sent, quiet
     ):
         queued_many(model, 4)
         page.goto(judge_url)
         ready(page)
-        page.wait_for_load_state("networkidle")
+        quiet()
         context.set_offline(True)
         first, second = judge(page, "as")
         page.keyboard.press("z")
@@ -110,7 +110,7 @@ class TestWithoutNetwork:
         assert revisions(first) == ["left_much"]
         assert revisions(second) == ["right_much"]
         assert not [url for url, _ in sent if "/undo/" in url]
-        forgive_the_network(complaints)
+        forgive_the_network(page, complaints)
 
     def test_answers_that_got_lost_are_not_stored_twice(self, page, judge_url, model, complaints):
         queued_many(model, 3)
@@ -132,15 +132,17 @@ class TestWithoutNetwork:
         saved(page)
         assert lost[0].ok
         assert stored() == said
-        forgive_the_network(complaints)
+        forgive_the_network(page, complaints)
 
 
 class TestAClosedTab:
-    def test_is_delivered_at_the_next_visit(self, page, context, judge_url, model, complaints):
+    def test_is_delivered_at_the_next_visit(
+        self, page, context, judge_url, model, complaints, quiet
+    ):
         queued_many(model, 5)
         page.goto(judge_url)
         ready(page)
-        page.wait_for_load_state("networkidle")
+        quiet()
         page.route("**/judge/**", lambda route: route.abort())
         said = judge(page, "asd")
         page.close()
@@ -158,7 +160,7 @@ class TestAClosedTab:
             "uuid => document.querySelector('[data-uuid]')?.dataset.uuid === uuid",
             arg=list(said)[-1],
         )
-        forgive_the_network(complaints)
+        forgive_the_network(page, complaints)
 
     def test_sends_reasons_that_were_just_chosen(self, page, context, judge_url, model):
         queued_many(model, 2)
@@ -178,12 +180,12 @@ class TestAClosedTab:
 
 
 class TestTwoTabs:
-    def test_send_in_order_and_nothing_twice(self, page, context, judge_url, model):
+    def test_send_in_order_and_nothing_twice(self, page, context, judge_url, model, quiet):
         queued_many(model, 12)
         other = context.new_page()
         page.goto(judge_url)
         ready(page)
-        page.wait_for_load_state("networkidle")
+        quiet()
         other.goto(judge_url)
         ready(other)
 
@@ -216,12 +218,12 @@ class TestTwoTabs:
 
 class TestALogin:
     def test_that_ended_keeps_everything_until_the_next(
-        self, page, judge_url, model, labeler, log_in, context
+        self, page, judge_url, model, labeler, log_in, context, quiet
     ):
         queued_many(model, 5)
         page.goto(judge_url)
         ready(page)
-        page.wait_for_load_state("networkidle")
+        quiet()
         Session.objects.all().delete()
 
         said = judge(page, "as")
@@ -251,7 +253,7 @@ class TestALogin:
 
         saved(page)
         assert stored() == said
-        forgive_the_network(complaints)
+        forgive_the_network(page, complaints)
 
     def test_of_somebody_else_sends_nothing_in_their_name(
         self, page, judge_url, model, log_in, context, complaints
@@ -268,15 +270,15 @@ class TestALogin:
 
         expect(page.locator("[data-troubles]")).to_contain_text("1 judgement is kept here")
         assert Judgement.objects.count() == 0
-        forgive_the_network(complaints)
+        forgive_the_network(page, complaints)
 
 
 class TestRefused:
-    def test_for_good_stays_to_be_read(self, page, judge_url, model, labeler, complaints):
+    def test_for_good_stays_to_be_read(self, page, judge_url, model, labeler, complaints, quiet):
         queued_many(model, 3)
         page.goto(judge_url)
         ready(page)
-        page.wait_for_load_state("networkidle")
+        quiet()
         Membership.objects.filter(user=labeler).delete()
 
         judge(page, "a")
@@ -287,7 +289,7 @@ class TestRefused:
         page.get_by_role("button", name="Seen").click()
         expect(notice).to_be_empty()
         assert kept(page) == 0
-        forgive_the_network(complaints)
+        forgive_the_network(page, complaints)
 
 
 class Server:
@@ -344,7 +346,7 @@ def server(transactional_db):
 
 class TestAServer:
     def test_that_is_killed_twice_loses_nothing_and_stores_nothing_twice(
-        self, quiet_page, context, server, model, labeler, complaints
+        self, quiet_page, context, server, model, labeler, complaints, quiet
     ):
         queued_many(model, 14)
         client = Client()
@@ -359,7 +361,7 @@ class TestAServer:
         said = judge(page, "as")
         for keys in ("dfg", "xas"):
             ready(page)
-            page.wait_for_load_state("networkidle")
+            quiet()
             said[shown(page)] = "tie"
             page.keyboard.press("d")
             # While that judgement is on its way.
@@ -379,4 +381,4 @@ class TestAServer:
         assert rest < 14
         assert len(said) == 14
         assert stored() == said
-        forgive_the_network(complaints)
+        forgive_the_network(page, complaints)

@@ -123,9 +123,11 @@ class TestUndo:
         saved(page)
         assert (last(one).verdict, last(one).reasons) == ("left_much", ["correct"])
 
-    def test_takes_back_a_reason_that_waits_for_the_network(self, page, begin, context, complaints):
+    def test_takes_back_a_reason_that_waits_for_the_network(
+        self, page, begin, context, complaints, quiet
+    ):
         begin(4)
-        page.wait_for_load_state("networkidle")
+        quiet()
         context.set_offline(True)
         (one,) = judge(page, "a")
         ready(page)
@@ -139,13 +141,13 @@ class TestUndo:
 
         saved(page)
         assert revisions(one) == ["left_much", ""]
-        forgive_the_network(complaints)
+        forgive_the_network(page, complaints)
 
     def test_of_a_judgement_and_its_reason_without_network_sends_neither(
-        self, page, begin, context, complaints
+        self, page, begin, context, complaints, quiet
     ):
         begin(4)
-        page.wait_for_load_state("networkidle")
+        quiet()
         context.set_offline(True)
         first, second = judge(page, "as")
         ready(page)
@@ -158,7 +160,7 @@ class TestUndo:
         saved(page)
         assert revisions(first) == ["left_much"]
         assert revisions(second) == []
-        forgive_the_network(complaints)
+        forgive_the_network(page, complaints)
 
     def test_keeps_a_note_that_is_open(self, page, begin_judged):
         one = begin_judged(4)
@@ -184,9 +186,9 @@ class TestAForeignAnswer:
             (413, "text/html", "too large"),
         ],
     )
-    def test_refuses_nothing_for_good(self, page, begin, complaints, status, kind, body):
+    def test_refuses_nothing_for_good(self, page, begin, complaints, status, kind, body, quiet):
         begin(3)
-        page.wait_for_load_state("networkidle")
+        quiet()
         is_in_the_way = re.compile(r"/judge/([0-9a-f-]{36}/|keep/)$")
         page.route(
             is_in_the_way,
@@ -200,7 +202,7 @@ class TestAForeignAnswer:
 
         saved(page)
         assert revisions(one) == ["left_much"]
-        forgive_the_network(complaints)
+        forgive_the_network(page, complaints)
 
 
 class TestANote:
@@ -279,8 +281,7 @@ class TestGuidelines:
         queued_many(model, 4)
         page.clock.install()
         page.goto(judge_url)
-        page.clock.run_for(1000)
-        one = shown(page)
+        one = ready(page)
         JudgingPolicy.objects.filter(model=model).update(
             guidelines="Prefer the shorter one.", guidelines_version=2
         )
@@ -289,25 +290,22 @@ class TestGuidelines:
         notice = page.get_by_text("The guidelines changed.")
         expect(notice).to_have_count(1)
         page.keyboard.press("a")
-        page.clock.run_for(1000)
         saved(page)
         assert last(one).guidelines_version == 1
 
         page.get_by_role("link", name="Load the page again").click()
-        page.clock.run_for(1000)
-        expect(page.get_by_text("The guidelines changed.")).to_have_count(0)
         expect(page.get_by_text("Guidelines, version 2")).to_be_visible()
-        other = shown(page)
+        expect(page.get_by_text("The guidelines changed.")).to_have_count(0)
+        other = ready(page)
         page.keyboard.press("a")
-        page.clock.run_for(1000)
         saved(page)
         assert last(other).guidelines_version == 2
 
 
 class TestUndoOnItsWay:
-    def test_of_a_verdict_that_is_in_flight_is_not_repeated(self, page, begin):
+    def test_of_a_verdict_that_is_in_flight_is_not_repeated(self, page, begin, quiet):
         begin(4)
-        page.wait_for_load_state("networkidle")
+        quiet()
         held = []
         a_judgement = re.compile(r"/judge/[0-9a-f-]{36}/$")
 
