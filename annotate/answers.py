@@ -12,10 +12,13 @@ from annotate.models import Assignment
 from pairloop.lib import differences, markdown, unseen
 
 Shown = Literal["text", "diff", "raw"]
-#: Above long texts whose words were not compared.
-COARSE = format_html(
-    '<p class="hint">{}</p>',
-    "These texts are too long to compare word by word; whole lines are marked.",
+#: Above texts of which not the differing words are marked.
+COARSE, UNLIKE = (
+    format_html('<p class="hint">{}</p>', sentence)
+    for sentence in (
+        "These texts are too long to compare word by word; whole lines are marked.",
+        "These texts have next to no words in common, so nothing is marked.",
+    )
 )
 
 
@@ -81,5 +84,5 @@ def _shown(text: str, shown: Shown) -> SafeString:
 
 
 def _in_diff(marked: SafeString, compared: differences.Compared) -> SafeString:
-    note = COARSE if compared.is_coarse else ""
+    note = UNLIKE if compared.is_unlike else COARSE if compared.is_coarse else ""
     return format_html('{}<div class="diff">{}</div>', note, marked)

@@ -17,6 +17,8 @@ LINE = re.compile(r"[^\n]+\n*|\n+")
 MOST_CELLS = 24_000_000
 #: Characters of what is equal by chance between two changes, and is read more easily as part of them.
 ISLAND = 8
+#: Texts that share less than this part of the longer one are not compared, from so many characters of both on.
+UNLIKE, UNLIKE_FROM = 0.1, 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,8 @@ class Compared:
     first_difference: bool
     #: Too long for words: lines are marked, or all between the first difference and the last.
     is_coarse: bool
+    #: Nearly everything differs: nothing is marked, which is read more easily than everything.
+    is_unlike: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,14 @@ def mark(before: str, after: str) -> tuple[SafeString, SafeString]:
 def compare(left: str, right: str) -> Compared:
     """Return both texts with the same marks: neither of them is the older one, or the worse one."""
     runs, is_coarse = _runs(left, right)
+    if _are_unlike(runs, left, right):
+        return Compared(
+            left=_html([_piece("", [left])]),
+            right=_html([_piece("", [right])]),
+            first_difference=False,
+            is_coarse=is_coarse,
+            is_unlike=True,
+        )
     first = next((run for run in runs if not run.is_same), None)
     return Compared(
         left=_html(_alike(run, run.old, is_first=run is first) for run in runs),
@@ -59,6 +71,11 @@ def compare(left: str, right: str) -> Compared:
         first_difference=first is not None,
         is_coarse=is_coarse,
     )
+
+
+def _are_unlike(runs: Sequence[_Run], left: str, right: str) -> bool:
+    same = sum(len(piece) for run in runs if run.is_same for piece in run.old)
+    return len(left) + len(right) >= UNLIKE_FROM and same < UNLIKE * max(len(left), len(right))
 
 
 def _alike(run: _Run, pieces: Sequence[str], *, is_first: bool) -> str:

@@ -98,6 +98,13 @@ class TestPanes:
 
         assert "too long to compare word by word" in panes.left.html
 
+    def test_says_when_the_texts_have_next_to_nothing_in_common(self):
+        panes = answers.panes(assignment("red " * 60, "blue " * 60), "diff")
+
+        assert "next to no words in common" in panes.left.html
+        assert "<mark" not in panes.left.html + panes.right.html
+        assert not panes.first_difference
+
     def test_shows_the_source_with_its_blanks_and_what_nobody_sees(self):
         panes = answers.panes(assignment("a  *b*\n\tc\u200bd\u202ee"), "raw")
 

@@ -76,6 +76,17 @@ class TestCompare:
         assert found.first_difference
         assert found.left == "a <span data-first-difference></span>c"
 
+    def test_marks_nothing_where_next_to_everything_differs(self) -> None:
+        left, right = "<b> " + "red " * 60, "Where " + "blue " * 60
+        compared = differences.compare(left, right)
+
+        assert compared.is_unlike
+        assert not compared.first_difference
+        assert (compared.left, compared.right) == (left.replace("<b>", "&lt;b&gt;"), right)
+        # A tenth in common is worth a look; so is a short text.
+        assert "<mark" in differences.compare(left, right + "red " * 12 + "and more").left
+        assert "<mark" in differences.compare("red " * 9, "blue " * 9).left
+
     def test_finds_none_in_equal_texts(self) -> None:
         found = differences.compare("a b", "a  b")
 
