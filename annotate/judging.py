@@ -20,7 +20,6 @@ from annotate.models import (
     DECIDED,
     Assignment,
     Judgement,
-    JudgingPolicy,
     QueueEntry,
     Tally,
     Verdict,
@@ -42,8 +41,9 @@ SIDE_SLACK = 4
 SECONDS_SHARE = 0.25
 
 #: Of a model that has no policy yet.
-DEFAULTS = JudgingPolicy()
-DEFAULT_RULES = overlap.Rules(**{name: getattr(DEFAULTS, name) for name in overlap.Rules.__slots__})
+DEFAULT_RULES = overlap.Rules(
+    **{name: getattr(turns.DEFAULTS, name) for name in overlap.Rules.__slots__}
+)
 
 
 class QueueEmpty(Refused):
@@ -167,18 +167,19 @@ def leases_keep(
 
 
 @transaction.atomic
-def pair_later(*, assignment: Assignment, now: datetime) -> None:
-    """Put a pair off until nothing else waits for its labeler, who keeps it. Raises TooManySetAside.
+def pair_set_aside(*, assignment: Assignment, is_aside: bool, now: datetime) -> None:
+    """Put a pair off until nothing else waits for its labeler, who keeps it, or no longer. Raises TooManySetAside.
 
     What is judged, or was given back, stays as it is.
     """
     model = assignment.pair.prompt.model
     desk = turns.desk_lock(model_id=model.pk, labeler_id=assignment.labeler_id)
     others = [one for one in desk.leases if one.set_aside_at and one.uuid != assignment.pk]
-    if len(others) >= MOST_SET_ASIDE:
+    if is_aside and len(others) >= MOST_SET_ASIDE:
         raise TooManySetAside
     Assignment.objects.filter(pk=assignment.pk, closed_at=None).update(
-        set_aside_at=now, expires_at=now + timedelta(minutes=desk.policy.lease_minutes)
+        set_aside_at=now if is_aside else None,
+        expires_at=now + timedelta(minutes=desk.policy.lease_minutes),
     )
     Tally.objects.filter(pk=desk.tally.pk).update(turn=F("turn") + 1)
 
@@ -316,7 +317,7 @@ def _written(facts: turns.Facts, said: Judgement) -> turns.Written | None:
 
 def _guidelines_of(facts: turns.Facts, *, seen: int | None, shown_at: datetime | None) -> int:
     """Return which guidelines a labeler had before them, also when somebody changed them meanwhile."""
-    present = facts.guidelines_version or DEFAULTS.guidelines_version
+    present = facts.guidelines_present
     if seen is not None:
         return min(seen, present)
     return guidelines.version_shown(
@@ -374,10 +375,10 @@ def judgement_undo(*, assignment: Assignment, now: datetime, of: int | None = No
         taken_back = Judgement(
             assignment=assignment,
             revision=facts.revision + 1,
-            guidelines_version=facts.guidelines_version or DEFAULTS.guidelines_version,
+            guidelines_version=facts.guidelines_present,
             judged_at=now,
         )
-        until = now + timedelta(minutes=facts.lease_minutes or DEFAULTS.lease_minutes)
+        until = now + timedelta(minutes=facts.lease_minutes or turns.DEFAULTS.lease_minutes)
         # It was counted when it was judged first; a revision since has not moved that.
         day = timezone.localdate(facts.closed_at or facts.judged_at)
         if turns.reopen(facts, taken_back, until=until, day=day):

@@ -154,6 +154,12 @@ def is_second_opinion(assignment: Assignment) -> bool:
     return bool(entry and entry.opinions)
 
 
+def is_own_prompt(assignment: Assignment) -> bool:
+    """Whether the pair is kept for its labeler, who wrote the prompt. No query for an assignment that was read here."""
+    entry = getattr(assignment.pair, "queue_entry", None)
+    return bool(entry and entry.reserved_for_id == assignment.labeler_id)
+
+
 def eval_pairs_are_due(*, model: RegisteredModel, policy: JudgingPolicy) -> bool:
     """Return whether held-out pairs are below their share of the pairs that were sampled for a model lately."""
     state = sampling_state(model)

@@ -123,6 +123,8 @@ def _why(assignment: Assignment, *, said: Judgement | None, taken_back: Verdict 
         return "you judged it"
     if assignment.set_aside_at:
         return "you set it aside"
+    if queries.is_own_prompt(assignment):
+        return "you wrote it"
     return "second opinion" if queries.is_second_opinion(assignment) else "fresh"
 
 

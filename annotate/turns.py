@@ -29,6 +29,8 @@ WINDOW = 64
 
 # --- What a labeler holds ------------------------------------------------------------------------------
 
+#: Of a model that has no policy.
+DEFAULTS = JudgingPolicy()
 _TALLY = Columns("mine", Tally)
 _POLICY = Columns("policy", JudgingPolicy)
 #: Locks the tally, and lists the open leases as the statement's snapshot has them. Whoever had to wait for the
@@ -436,6 +438,11 @@ class Facts:
     last_labeler: int | None
     #: Of a comparison's pair only.
     compared: Compared | None
+
+    @property
+    def guidelines_present(self) -> int:
+        """The number of the guidelines that labelers have now."""
+        return self.guidelines_version or DEFAULTS.guidelines_version
 
     @property
     def counts(self) -> bool:

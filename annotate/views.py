@@ -142,6 +142,7 @@ def judgement(request: Request, slug: str, uuid: UUID) -> HttpResponse:
             "is_new": recorded.is_new,
             "today": recorded.today,
             "in_all": recorded.in_all,
+            "guidelines": facts.guidelines_present,
         }
         if "next" in request.POST:
             answer["card"] = _card_ahead_if_any(request, facts.model_id)
@@ -169,10 +170,11 @@ def judgement_undo(request: Request, slug: str, uuid: UUID) -> HttpResponse:
 @_answers
 @require_http_methods(["GET", "HEAD", "POST"])
 def judgement_later(request: Request, slug: str, uuid: UUID) -> HttpResponse:
-    """Set a pair aside: it comes back when nothing else waits."""
+    """Set a pair aside: it comes back when nothing else waits. Or take it up again."""
     assignment = _assignment_for(request, slug, uuid)
     if request.method == "POST":
-        judging.pair_later(assignment=assignment, now=timezone.now())
+        is_aside = _is_on(request, "is_aside")
+        judging.pair_set_aside(assignment=assignment, is_aside=is_aside, now=timezone.now())
     return _done(request, slug)
 
 
@@ -182,18 +184,19 @@ def judgement_flag(request: Request, slug: str, uuid: UUID) -> HttpResponse:
     """Ask an admin to look at a pair, or no longer."""
     assignment = _assignment_for(request, slug, uuid)
     if request.method == "POST":
-        is_raised = request.POST.get("is_raised", "1") != "0"
-        flags.flag_set(assignment=assignment, is_raised=is_raised, now=timezone.now())
+        flags.flag_set(
+            assignment=assignment, is_raised=_is_on(request, "is_raised"), now=timezone.now()
+        )
     return _done(request, slug)
 
 
 @_answers
 @require_safe
 def judge_view(request: Request, slug: str, uuid: UUID) -> HttpResponse:
-    """Show the two answers of a pair in another way: what differs, or as they were written."""
+    """Show a pair in another way: what differs, or as it was written."""
     assignment = _assignment_for(request, slug, uuid)
     card = screens.card_of(assignment, shown=screens.shown_as(request.GET.get("as", "")))
-    return render(request, "annotate/judge_card.html#panes", {"card": card})
+    return render(request, "annotate/judge_card.html", {"card": card})
 
 
 def _assignment_for(request: Request, slug: str, uuid: UUID) -> Assignment:
@@ -224,6 +227,11 @@ def _card_ahead_if_any(request: Request, model_id: int) -> str:
         return _card_ahead(request, model_id)
     except judging.QueueEmpty:
         return ""
+
+
+def _is_on(request: Request, name: str) -> bool:
+    """Whether a button says yes, as it does without a value."""
+    return request.POST.get(name, "1") != "0"
 
 
 def _held(request: Request, name: str) -> list[UUID]:

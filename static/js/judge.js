@@ -19,6 +19,7 @@ const clock = new Clock();
 const net = new Net({ base: data.base, user: data.user, token: form.elements.csrfmiddlewaretoken.value });
 const reading = new Reading({ net, root: form });
 const bar = new Bar({ root: form, keys, data });
+form.addEventListener("view-away", () => bar.tell("Showing it that way needs the connection. Try again in a moment."));
 
 keysShow(keys, form);
 dialogSet(keys, dialog);
@@ -63,7 +64,7 @@ const DO = {
   undo: () => session.undo?.(),
   redo: (by) => session.redo?.(by),
   note: () => noteHere(),
-  "note-last": () => session.noteLast() && noteOpen("A note on your last judgement"),
+  "note-last": () => session.noteLast() && noteOpen(),
   "note-close": () => noteClose(),
   flag: () => session.flag?.(),
   later: () => session.later?.(),
@@ -147,8 +148,7 @@ const noteText = form.querySelector("#note");
 note.addEventListener("toggle", () => (note.open ? noteText.focus() : session.noteEnd()));
 noteText.addEventListener("input", () => session.note(noteText.value));
 
-function noteOpen(label = "A note on this pair") {
-  form.querySelector("[data-note-label]").textContent = label;
+function noteOpen() {
   note.open = true;
   noteText.focus();
 }

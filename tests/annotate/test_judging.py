@@ -736,9 +736,9 @@ class TestPairLater:
     def test_comes_again_when_nothing_else_waits(self) -> None:
         version, (mine, other) = queue(pairs=3, labelers=2)
         first = assign(version, mine)
-        judging.pair_later(assignment=first, now=NOW)
+        judging.pair_set_aside(assignment=first, is_aside=True, now=NOW)
         second = assign(version, mine)
-        judging.pair_later(assignment=second, now=NOW + timedelta(seconds=1))
+        judging.pair_set_aside(assignment=second, is_aside=True, now=NOW + timedelta(seconds=1))
         third = assign(version, mine)
 
         assert len({first, second, third}) == 3
@@ -750,13 +750,26 @@ class TestPairLater:
         assert assign(version, mine) == second
         assert books_balance(version)
 
+    def test_is_taken_up_again_at_once(self) -> None:
+        version, (mine,) = queue(pairs=2)
+        first = assign(version, mine)
+        judging.pair_set_aside(assignment=first, is_aside=True, now=NOW)
+        assert assign(version, mine) != first
+
+        judging.pair_set_aside(assignment=first, is_aside=False, now=NOW)
+
+        first.refresh_from_db()
+        assert first.set_aside_at is None
+        assert assign(version, mine) == first
+        assert books_balance(version)
+
     def test_has_an_end(self) -> None:
         version, (mine,) = queue(pairs=21)
         for _ in range(20):
-            judging.pair_later(assignment=assign(version, mine), now=NOW)
+            judging.pair_set_aside(assignment=assign(version, mine), is_aside=True, now=NOW)
 
         with pytest.raises(judging.TooManySetAside):
-            judging.pair_later(assignment=assign(version, mine), now=NOW)
+            judging.pair_set_aside(assignment=assign(version, mine), is_aside=True, now=NOW)
 
 
 @pytest.mark.django_db

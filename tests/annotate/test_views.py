@@ -577,7 +577,7 @@ class TestJudgementFromThePage:
         answer = self.said(visitor, lease, shown_at=shown_at.isoformat())
 
         assert answer.json() == {
-            "verdict": "left", "revision": 1, "is_new": True, "today": 1, "in_all": 1,
+            "verdict": "left", "revision": 1, "is_new": True, "today": 1, "in_all": 1, "guidelines": 1,
         }  # fmt: skip
         judgement = Judgement.objects.get()
         assert judgement.reasons == ["clear", "safe"]
@@ -771,6 +771,15 @@ class TestOthers:
         assert answer.json() == {}
         assert "Next." in visitor.get(judge_url(model)).text
 
+    def test_take_up_again_what_was_set_aside(self, visitor, model, labeler):
+        lease = leased(model, labeler)
+        queued(model, "Next.", "b")
+        visitor.post(url_of("judgement_later", lease), headers=JSON)
+
+        visitor.post(url_of("judgement_later", lease), {"is_aside": "0"}, headers=JSON)
+
+        assert str(lease.uuid) in visitor.get(judge_url(model)).text
+
     def test_refuse_to_set_everything_aside(self, visitor, model, labeler):
         for _ in range(20):
             visitor.post(url_of("judgement_later", leased(model, labeler)), headers=JSON)
@@ -847,11 +856,11 @@ class TestOthers:
             ["broken"], ["clear"], [], [],
         ]  # fmt: skip
 
-    def test_view_shows_both_answers_in_another_way(self, visitor, model, labeler):
+    def test_view_shows_a_pair_in_another_way(self, visitor, model, labeler):
         lease = leased(model, labeler, "**Bold**", "plain")
 
         page = visitor.get(url_of("judge_view", lease), {"as": "raw"}).text
 
         assert "**Bold**" in page
-        assert page.strip().startswith('<div class="panes"')
+        assert page.count("<article") == 1
         assert "<strong>" in visitor.get(url_of("judge_view", lease), {"as": "x"}).text

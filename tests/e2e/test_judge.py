@@ -8,7 +8,18 @@ import pytest
 from playwright.sync_api import expect
 
 from annotate.models import Assignment, Judgement, Verdict
-from tests.e2e.judging import ended, judge, question, queued, queued_many, ready, saved, verdict
+from tests.e2e.judging import (
+    ended,
+    forgive_the_network,
+    judge,
+    question,
+    queued,
+    queued_many,
+    ready,
+    revisions,
+    saved,
+    verdict,
+)
 from tests.factories import PASSWORD
 
 pytestmark = [pytest.mark.e2e, pytest.mark.django_db(transaction=True)]
@@ -223,7 +234,7 @@ class TestJudge:
         assert sorted(directions) == ["ltr", "rtl"]
 
     def test_opens_diff_and_raw_and_remembers_which(self, page, judge_url, model):
-        queued(model, "One?", "It is **one** thing.", "It is **another** thing.")
+        queued(model, "**One**?", "It is **one** thing.", "It is **another** thing.")
         queued(model, "Two?", "It is *red*.", "It is *blue*.")
         page.goto(judge_url)
         ready(page)
@@ -231,6 +242,7 @@ class TestJudge:
         page.keyboard.press("r")
 
         expect(page.locator("[data-pane]").first).to_contain_text("**")
+        assert question(page) == "**One**?"
         judge(page, "d")
         ready(page)
         # The next one came as this one was read.
@@ -242,6 +254,22 @@ class TestJudge:
         expect(page.get_by_role("button", name="Diff", exact=True)).to_have_attribute(
             "aria-pressed", "true"
         )
+
+    def test_says_that_another_way_needs_the_connection(
+        self, page, judge_url, model, context, complaints
+    ):
+        queued(model, "One?")
+        page.goto(judge_url)
+        ready(page)
+        context.set_offline(True)
+
+        page.keyboard.press("v")
+
+        expect(page.locator("[data-said]")).to_contain_text("needs the connection")
+        expect(page.get_by_role("button", name="Diff", exact=True)).to_have_attribute(
+            "aria-pressed", "false"
+        )
+        forgive_the_network(page, complaints)
 
     def test_scrolls_the_answers_apart_when_asked(self, page, judge_url, model):
         queued(model, "Long?", "left " * 3000, "right " * 3000)
@@ -352,9 +380,11 @@ class TestReasons:
         judge(page, "x")
         ready(page)
 
-        expect(page.locator("[data-chips]")).to_be_hidden()
+        chips = page.locator("[data-chips]")
+        expect(chips.get_by_role("button")).to_have_text(["Note"])
         page.keyboard.press("1")
 
+        expect(page.locator("[data-said]")).to_contain_text("reasons go with a preference only")
         saved(page)
         assert Judgement.objects.get().reasons == []
 
@@ -374,6 +404,37 @@ class TestLater:
         ended(page)
         saved(page)
         assert Judgement.objects.count() == 3
+
+    @pytest.mark.parametrize("is_offline", [False, True])
+    def test_is_taken_up_again_by_an_undo(
+        self, page, judge_url, model, context, quiet, complaints, is_offline
+    ):
+        queued_many(model, 3)
+        page.goto(judge_url)
+        ready(page)
+        quiet()
+        (judged,) = judge(page, "s")
+        aside = ready(page)
+        saved(page)
+        context.set_offline(is_offline)
+
+        page.keyboard.press("n")
+        ready(page)
+        if not is_offline:
+            saved(page)
+        page.keyboard.press("z")
+
+        assert ready(page) == aside
+        expect(page.locator("[data-taken-back]")).to_be_hidden()
+        page.keyboard.press("z")
+        assert ready(page) == judged
+        page.keyboard.press("Shift+z")
+        assert ready(page) == aside
+        context.set_offline(False)
+        saved(page)
+        assert revisions(judged)[-1] == "left"
+        assert Assignment.objects.get(pk=aside).set_aside_at is None
+        forgive_the_network(page, complaints)
 
 
 class TestTouch:

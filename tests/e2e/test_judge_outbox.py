@@ -134,6 +134,46 @@ class TestWithoutNetwork:
         assert stored() == said
         forgive_the_network(page, complaints)
 
+    def test_one_pair_that_comes_in_two_answers_does_not_end_the_filling(
+        self, page, context, judge_url, model, complaints, quiet
+    ):
+        queued_many(model, 12)
+        page.goto(judge_url)
+        ready(page)
+        quiet()
+        passing, judgements, requests = [], [], []
+
+        def gate(route):
+            is_next = route.request.url.endswith("/next/")
+            if not passing or (is_next and not judgements):
+                route.abort()
+            elif is_next and not requests:
+                requests.append(route)
+            elif not is_next and not judgements:
+                judgements.append(route)
+            else:
+                route.fallback()
+
+        page.route("**/judge/**", gate)
+        said = judge(page, "asd")
+        expect(page.get_by_role("heading", level=1)).to_have_text("The server cannot be reached")
+        passing.append(True)
+        # The first judgement asks for a pair; before its answer is here, the page asks for one, too.
+        while not (judgements and requests):
+            page.wait_for_timeout(20)
+        assert "next=1" in judgements[0].request.post_data
+        judgements[0].fallback()
+        saved(page)
+        requests[0].fallback()
+
+        quiet()
+        context.set_offline(True)
+        said |= judge(page, "fgx")
+        context.set_offline(False)
+        saved(page)
+        assert stored() == said
+        forgive_the_network(page, complaints)
+
 
 class TestAClosedTab:
     def test_is_delivered_at_the_next_visit(
@@ -210,6 +250,24 @@ class TestTwoTabs:
         notice = other.locator("[data-troubles]")
         expect(notice).to_contain_text("“Left, much better” of yours stands already")
         assert stored() == said
+        # What an undo takes back, here as well; and then there is nothing to be told.
+        other.keyboard.press("z")
+        expect(other.locator("[data-taken-back]")).to_contain_text("Left, much better")
+        expect(notice).to_be_empty()
+        ready(other)
+        other.keyboard.press("Shift+Z")
+        saved(other)
+        assert revisions(next(iter(said))) == ["left_much", "", "left_much"]
+
+    def test_change_what_stands(self, page, context, judge_url, model):
+        queued_many(model, 1)
+        other = context.new_page()
+        page.goto(judge_url)
+        other.goto(judge_url)
+        judge(page, "a")
+        saved(page)
+        judge(other, "g")
+
         other.get_by_role("link", name="Change it").click()
         other.get_by_role("button", name="Right is much better").click()
         other.wait_for_load_state()

@@ -301,6 +301,14 @@ class TestGuidelines:
         saved(page)
         assert last(other).guidelines_version == 2
 
+    def test_that_changed_are_told_with_the_next_judgement(self, page, begin, model):
+        begin(2)
+        JudgingPolicy.objects.filter(model=model).update(guidelines_version=2)
+
+        judge(page, "a")
+
+        expect(page.get_by_text("The guidelines changed.")).to_have_count(1)
+
 
 class TestUndoOnItsWay:
     def test_of_a_verdict_that_is_in_flight_is_not_repeated(self, page, begin, quiet):

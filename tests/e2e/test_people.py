@@ -6,6 +6,7 @@ from playwright.sync_api import expect
 
 from annotate.models import Judgement, JudgingPolicy
 from tests import factories
+from tests.e2e.judging import ready
 
 pytestmark = [pytest.mark.e2e, pytest.mark.django_db(transaction=True)]
 
@@ -39,7 +40,7 @@ class TestPeople:
         theirs.get_by_role("button", name="Set and log in").click()
         expect(theirs.get_by_role("status")).to_contain_text("you are logged in")
         theirs.get_by_role("link", name="Judge").click()
-        theirs.wait_for_timeout(400)
+        ready(theirs)
         theirs.get_by_role("button", name="Left is much better").click()
         expect(theirs.get_by_role("heading", level=1)).to_contain_text("You have judged")
         assert Judgement.objects.get().assignment.labeler.username == "lea"

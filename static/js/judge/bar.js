@@ -1,5 +1,7 @@
 /* What the bar and its surroundings say: the last judgement and its reasons, what is saved, what went wrong. */
 
+import { verdictOf } from "./outbox.js";
+
 export const WORDS = {
   left_much: "Left, much better",
   left: "Left, slightly better",
@@ -30,12 +32,21 @@ export class Bar {
     }
     this.flag(card?.isFlagged ?? false);
     this.#takenBack(card);
-    this.root.querySelector("#note").value = card?.note ?? "";
+    this.noteOf(card);
     this.noted(card?.note);
   }
 
   flag(isRaised) {
-    this.buttonOf("flag").setAttribute("aria-pressed", String(isRaised));
+    const button = this.buttonOf("flag");
+    button.setAttribute("aria-pressed", String(isRaised));
+    button.querySelector(".tool-mark").textContent = isRaised ? "⚑" : "⚐";
+  }
+
+  /* Which pair the note's field is about: the one that is shown, or the last one that was judged. */
+  noteOf(card, { isLast = false } = {}) {
+    this.root.querySelector("#note").value = card?.note ?? "";
+    this.find("note-label").textContent = isLast ? "A note on your last judgement" : "A note on this pair";
+    this.find("note-when").textContent = isLast ? "It is added to that judgement." : "It goes out with your verdict.";
   }
 
   noted(note) {
@@ -56,23 +67,43 @@ export class Bar {
     const words = this.find("said");
     words.classList.remove("is-new");
     words.replaceChildren(strong(WORDS[card.said.verdict]));
-    const key = this.keys.labelOf("undo");
-    if (key) words.append(Object.assign(document.createElement("span"), { className: "said-key", textContent: ` · ${key.text} undoes` }));
+    this.#undoes();
     this.reasons(card.said.reasons);
-    this.find("chips").hidden = !DECIDED.includes(card.said.verdict);
+    this.find("chips").hidden = false;
+    const isDecided = DECIDED.includes(card.said.verdict);
+    for (const chip of this.#chips()) chip.hidden = !isDecided;
     // Beginning anew, the animation says that something happened.
     requestAnimationFrame(() => words.classList.add("is-new"));
   }
 
-  tell(sentence) {
+  /* Why nothing happens: a digit was pressed, and there is no reason to choose. */
+  saidWithout() {
+    const words = this.find("said");
+    const why = "reasons go with a preference only";
+    if (!words.textContent.includes(why)) words.append(` · ${why}`);
+  }
+
+  tell(sentence, { isUndoable = false } = {}) {
     const words = this.find("said");
     words.classList.remove("is-new");
     words.textContent = sentence;
+    if (isUndoable) this.#undoes();
     this.find("chips").hidden = true;
   }
 
+  #undoes() {
+    const key = this.keys.labelOf("undo");
+    if (!key) return;
+    const hint = Object.assign(document.createElement("span"), { className: "said-key", textContent: ` · ${key.text} undoes` });
+    this.find("said").append(hint);
+  }
+
+  #chips() {
+    return this.find("chips").querySelectorAll("[data-reason]");
+  }
+
   reasons(slugs) {
-    for (const chip of this.find("chips").querySelectorAll("[data-reason]")) {
+    for (const chip of this.#chips()) {
       chip.setAttribute("aria-pressed", String(slugs.includes(chip.dataset.reason)));
     }
   }
@@ -122,7 +153,7 @@ export class Bar {
   #notice(act) {
     const close = button("Seen", "notice-close");
     close.dataset.act = act.key;
-    const said = WORDS[act.fields.find(([name]) => name === "verdict")?.[1]];
+    const said = WORDS[verdictOf(act)];
     const what = said ? `“${said}”` : NAMES[act.kind];
     if (act.refused) return paragraph(`${what} was not taken: ${act.refused} `, close);
     const link = anchor("Change it", `${this.data.base}${act.uuid}/`);

@@ -21,18 +21,29 @@ export class Card {
     const { takenBackReasons: reasons, takenBackNote: note = "" } = node.dataset;
     this.said = verdict && { verdict, reasons: reasons?.split(" ").filter(Boolean) ?? [], note };
     if (verdict) this.note = note;
-    const panes = this.panes;
-    /* The answers as text, as a diff, raw: each is fetched once. */
-    this.views = { [panes.dataset.shown]: panes };
+    /* What is read, as text, as a diff, raw: each is fetched once. */
+    this.views = { [this.panes.dataset.shown]: partsOf(node) };
   }
 
   get panes() {
     return this.node.querySelector("[data-panes]");
   }
 
-  show(view) {
-    if (this.views[view] !== this.panes) this.panes.replaceWith(this.views[view]);
+  /* Take over how another card of the same pair shows it. */
+  add(node) {
+    const { shown } = node.querySelector("[data-panes]").dataset;
+    this.views[shown] = partsOf(node);
   }
+
+  show(view) {
+    const parts = partsOf(this.node);
+    if (this.views[view][0] === parts[0]) return;
+    for (const [place, part] of parts.entries()) part.replaceWith(this.views[view][place]);
+  }
+}
+
+function partsOf(node) {
+  return [...node.querySelectorAll("[data-panes], [data-prompt-text], [data-earlier-text]")];
 }
 
 export class Cards extends EventTarget {
@@ -82,6 +93,12 @@ export class Cards extends EventTarget {
     this.#timer = setTimeout(() => this.fill(this.seenBy?.()), ms);
   }
 
+  /* The network is back: waiting longer and longer was for its absence. */
+  hurry() {
+    this.#pause = 1000;
+    this.fill(this.seenBy?.());
+  }
+
   async #fetch(seen) {
     const fields = this.#held();
     if (seen !== undefined) fields.push(["seen", seen]);
@@ -97,8 +114,9 @@ export class Cards extends EventTarget {
       return false;
     }
     this.#pause = 1000;
-    if (this.#take(node)) return true;
-    this.dispatchEvent(new CustomEvent("nothing", { detail: node?.dataset.uuid ? undefined : node }));
+    // One that is here already came with a judgement's answer meanwhile; the next request names it.
+    if (this.#take(node) || node?.dataset.uuid) return true;
+    this.dispatchEvent(new CustomEvent("nothing", { detail: node }));
     return false;
   }
 

@@ -110,7 +110,7 @@ export class Outbox extends EventTarget {
   }
 
   #settle(act, data) {
-    const said = act.fields.find(([name]) => name === "verdict")?.[1];
+    const said = verdictOf(act);
     this.know(act, data.revision);
     if (act.kind === "judge" && data.verdict === "" && !act.fields.some(([name]) => name === "revise")) {
       // Judged and taken back elsewhere meanwhile: this one is news all the same.
@@ -161,6 +161,10 @@ export class Outbox extends EventTarget {
   #changed() {
     this.dispatchEvent(new Event("change"));
   }
+}
+
+export function verdictOf({ fields }) {
+  return fields.find(([name]) => name === "verdict")?.[1];
 }
 
 function fieldsOf({ kind, fields, of }) {

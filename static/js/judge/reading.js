@@ -24,10 +24,6 @@ export class Reading {
   async open(card) {
     this.#observer.disconnect();
     this.#card = card;
-    const text = card.node.querySelector("[data-prompt-text]");
-    // One line says enough to remember the whole.
-    card.node.querySelector("[data-prompt-line]").textContent = text.textContent.trim().replace(/\s+/g, " ").slice(0, 300);
-    this.#observer.observe(text);
     this.#apply();
     await this.#show();
   }
@@ -40,8 +36,12 @@ export class Reading {
 
   /* Diff or raw on, or back to the text. */
   async toggle(view) {
-    this.view = this.view === view ? "text" : view;
-    choose("shown", this.view);
+    await this.#choose(this.view === view ? "text" : view);
+  }
+
+  async #choose(view) {
+    this.view = view;
+    choose("shown", view);
     this.#press();
     await this.#show();
   }
@@ -83,19 +83,29 @@ export class Reading {
       card.panes.setAttribute("aria-busy", "true");
       const answer = await this.net.get(`${card.uuid}/view/?as=${view}`);
       card.panes.removeAttribute("aria-busy");
-      const panes = answer.kind === "ok" ? elementOf(answer.text) : undefined;
-      // Away: the answers stay as they are.
-      if (!panes?.matches("[data-panes]")) return;
-      card.views[view] = panes;
+      const node = answer.kind === "ok" ? elementOf(answer.text) : undefined;
+      if (node?.dataset.uuid !== card.uuid) return this.#stays(card, view);
+      card.add(node);
     }
-    if (this.view === view) card.show(view);
-    this.#apply();
+    if (this.view === view && this.#card === card) {
+      card.show(view);
+      this.#apply();
+    }
+    return undefined;
+  }
+
+  /* Away: the pair stays as it is, and the buttons say how that is. */
+  #stays(card, view) {
+    if (this.view !== view || this.#card !== card) return;
+    this.#choose(card.panes.dataset.shown);
+    this.root.dispatchEvent(new CustomEvent("view-away"));
   }
 
   #apply() {
     const panes = this.#card?.panes;
     this.root.querySelector('[data-do="difference"]').hidden = !panes?.querySelector("[data-first-difference]");
     if (!panes) return;
+    this.#watch();
     const isEach = this.scroll === "each";
     panes.classList.toggle("is-each", isEach);
     for (const pane of panes.querySelectorAll("[data-pane]")) {
@@ -103,6 +113,14 @@ export class Reading {
       if (isEach) pane.tabIndex = 0;
       else pane.removeAttribute("tabindex");
     }
+  }
+
+  /* What was asked follows in one line, which says enough to remember the whole. */
+  #watch() {
+    const text = this.#card.node.querySelector("[data-prompt-text]");
+    this.#card.node.querySelector("[data-prompt-line]").textContent = text.textContent.trim().replace(/\s+/g, " ").slice(0, 300);
+    this.#observer.disconnect();
+    this.#observer.observe(text);
   }
 
   #press() {

@@ -3,6 +3,7 @@
 
 import { elementOf } from "./cards.js";
 import { keysShow } from "./keys.js";
+import { verdictOf } from "./outbox.js";
 
 /* A verdict so soon after a pair was painted was meant for the one before. */
 const GUARD_MS = 250;
@@ -42,7 +43,7 @@ export class Session {
       this.noteEnd();
       this.#reasonsSend();
     });
-    addEventListener("online", () => this.cards.fill(this.cards.seenBy()));
+    addEventListener("online", () => this.cards.hurry());
     for (const type of ["focusin", "focusout", "pointerup", "pointercancel"]) {
       document.addEventListener(type, () => {
         if (type.startsWith("pointer")) this.#isPressed = false;
@@ -96,7 +97,15 @@ export class Session {
     if (this.reasonsDue === card) this.#reasonsForget();
     else this.#reasonsSend();
     if (!card) return this.#undoFurther();
+    if (card.isAside) {
+      this.#mark("later", card, "is_aside", false);
+      this.#comeBack(card, "Here it is again.");
+      return undefined;
+    }
+    // Whoever takes it back need not be told what stands there.
+    for (const act of this.outbox.notices()) if (act.notice && act.uuid === card.uuid) this.outbox.drop(act);
     if (!this.#wasUnsent(card)) this.outbox.push("undo", card.uuid, []);
+    card.wasTakenBack = true;
     this.#comeBack(card);
     return undefined;
   }
@@ -120,8 +129,12 @@ export class Session {
 
   reason(number) {
     const card = this.#chipsFor;
+    if (!card) return;
     const chip = this.bar.buttonOf(`reason-${number}`);
-    if (!card || chip.closest("[hidden]")) return;
+    if (chip.closest("[hidden]")) {
+      this.bar.saidWithout();
+      return;
+    }
     const { reason } = chip.dataset;
     const { reasons } = card.said;
     card.said.reasons = reasons.includes(reason) ? reasons.filter((one) => one !== reason) : [...reasons, reason];
@@ -142,15 +155,14 @@ export class Session {
   noteLast() {
     if (!this.#chipsFor) return false;
     this.#noteFor = this.#chipsFor;
-    this.form.querySelector("#note").value = this.#noteFor.note;
+    this.bar.noteOf(this.#noteFor, { isLast: true });
     return true;
   }
 
   noteEnd() {
     const card = this.#noteFor;
     this.#noteFor = undefined;
-    this.form.querySelector("#note").value = this.card?.note ?? "";
-    this.form.querySelector("[data-note-label]").textContent = "A note on this pair";
+    this.bar.noteOf(this.card);
     if (!card?.said || card.said.note === card.note.trim()) return;
     card.said.note = card.note.trim();
     this.#revise(card);
@@ -160,11 +172,15 @@ export class Session {
     const { card } = this;
     if (!card) return;
     card.isFlagged = !card.isFlagged;
-    const unsent = this.outbox.unsent("flag", card.uuid);
-    // Raised and lowered before it went out: nothing happened.
-    if (unsent) this.outbox.drop(unsent);
-    else this.outbox.push("flag", card.uuid, [["is_raised", card.isFlagged ? "1" : "0"]]);
+    this.#mark("flag", card, "is_raised", card.isFlagged);
     this.bar.flag(card.isFlagged);
+  }
+
+  /* Said and unsaid before it went out: nothing happened. */
+  #mark(kind, card, name, is) {
+    const unsent = this.outbox.unsent(kind, card.uuid);
+    if (unsent) this.outbox.drop(unsent);
+    else this.outbox.push(kind, card.uuid, [[name, is ? "1" : "0"]]);
   }
 
   /* As the server knew it when it sent the pair, unless something newer waits to be sent. */
@@ -175,11 +191,15 @@ export class Session {
 
   later() {
     if (!this.canJudge()) return;
+    const { card } = this;
     this.noteEnd();
     this.#reasonsSend();
-    this.outbox.push("later", this.card.uuid, []);
+    card.activeMs = this.clock.read();
+    card.isAside = true;
+    this.#mark("later", card, "is_aside", true);
+    this.past.push(card);
     this.#chipsFor = undefined;
-    this.bar.tell("Set aside; it comes back when nothing else waits.");
+    this.bar.tell("Set aside; it comes back when nothing else waits.", { isUndoable: true });
     this.#advance();
   }
 
@@ -224,6 +244,9 @@ export class Session {
   #show(card, { isFirst = false } = {}) {
     this.noteEnd();
     this.card = card;
+    // What was set aside comes again by itself.
+    card.isAside = false;
+    this.past = this.past.filter(({ uuid }) => uuid !== card.uuid);
     card.note ||= this.drafts.of(card.uuid);
     card.isFlagged = this.#flagged(card);
     this.#isHeldBack = false;
@@ -264,16 +287,15 @@ export class Session {
     if (document.hidden) now();
   }
 
-  #comeBack(card) {
+  #comeBack(card, told = "Taken back.") {
     this.cards.drop(card.uuid);
     if (this.card && this.card.uuid !== card.uuid) {
       this.card.activeMs = this.clock.read();
       this.cards.putBack(this.card);
     }
-    card.wasTakenBack = true;
     this.#chipsFor = undefined;
     this.#show(card);
-    this.bar.tell("Taken back.");
+    this.bar.tell(told);
   }
 
   /* What was judged before this page was loaded. */
@@ -307,6 +329,7 @@ export class Session {
       return;
     }
     const card = new this.Card(node);
+    card.wasTakenBack = true;
     if (said) Object.assign(card, { said, note: said.note });
     this.#comeBack(card);
     this.#told();
@@ -376,11 +399,15 @@ export class Session {
     const answer = await this.net.post("keep/", fields);
     if (answer.kind !== "ok") return;
     const { held, guidelines } = JSON.parse(answer.text);
-    if (guidelines > this.guidelines) this.bar.guidelinesChanged();
+    this.#compareGuidelines(guidelines);
     // Those that came meanwhile were not asked about.
     const lost = waiting.filter((uuid) => !held.includes(uuid));
     this.cards.keep(this.cards.waiting.map(({ uuid }) => uuid).filter((uuid) => !lost.includes(uuid)));
     this.cards.fill(this.cards.seenBy());
+  }
+
+  #compareGuidelines(present) {
+    if (present > this.guidelines) this.bar.guidelinesChanged();
   }
 
   // --- Outbox ---
@@ -420,9 +447,21 @@ export class Session {
     }
     if (act.kind !== "judge") return;
     this.done = { today: data.today, inAll: data.in_all };
+    this.#compareGuidelines(data.guidelines);
+    if (data.verdict && data.verdict !== verdictOf(act)) this.#wasFirst(act, data);
     // Said in a tab that was closed: it can be taken back all the same.
     if (data.verdict && !this.past.some(({ uuid }) => uuid === act.uuid) && !this.#isTakenBack(act.uuid)) this.judgedLast = act.uuid;
     this.#told();
+  }
+
+  /* Another tab's judgement stands: it is what an undo takes back. */
+  #wasFirst({ uuid }, { verdict }) {
+    const card = this.past.find((one) => one.uuid === uuid);
+    if (!card) return;
+    card.said = { verdict, reasons: [], note: "" };
+    if (this.#chipsFor !== card) return;
+    this.#chipsFor = undefined;
+    this.bar.tell("That one was judged already.", { isUndoable: true });
   }
 
   #doneLess() {
