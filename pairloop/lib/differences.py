@@ -32,7 +32,7 @@ class Compared:
     #: Too long for words: lines are marked, or all between the first difference and the last.
     is_coarse: bool
     #: Nearly everything differs: nothing is marked, which is read more easily than everything.
-    is_unlike: bool = False
+    is_unlike: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,20 +56,16 @@ def mark(before: str, after: str) -> tuple[SafeString, SafeString]:
 def compare(left: str, right: str) -> Compared:
     """Return both texts with the same marks: neither of them is the older one, or the worse one."""
     runs, is_coarse = _runs(left, right)
-    if _are_unlike(runs, left, right):
-        return Compared(
-            left=_html([_piece("", [left])]),
-            right=_html([_piece("", [right])]),
-            first_difference=False,
-            is_coarse=is_coarse,
-            is_unlike=True,
-        )
+    is_unlike = not is_coarse and _are_unlike(runs, left, right)
+    if is_unlike:
+        runs = [_Run(is_same=True, old=[left], new=[right])]
     first = next((run for run in runs if not run.is_same), None)
     return Compared(
         left=_html(_alike(run, run.old, is_first=run is first) for run in runs),
         right=_html(_alike(run, run.new, is_first=run is first) for run in runs),
         first_difference=first is not None,
         is_coarse=is_coarse,
+        is_unlike=is_unlike,
     )
 
 
