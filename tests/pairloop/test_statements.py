@@ -1,9 +1,23 @@
 from __future__ import annotations
 
+import contextlib
+from uuid import uuid4
+
 import pytest
 from django.conf import settings
-from django.db import OperationalError, connection
+from django.contrib.auth.models import Group
+from django.db import (
+    DataError,
+    IntegrityError,
+    InternalError,
+    OperationalError,
+    connection,
+    transaction,
+)
+from django.utils import timezone
+from psycopg.pq import TransactionStatus
 
+from annotate.models import Verdict
 from pairloop.lib.statements import Statement
 from pairloop.up import postgres
 
@@ -28,6 +42,38 @@ class TestStatement:
         for text in ["'; DROP TABLE auth_user; --", "100 %s", "back\\slash", "\N{SNOWMAN}"]:
             assert said.row({"text": text}) == (text,)
 
+    def test_reads_and_writes_alike_when_somebody_counts(self, django_assert_num_queries) -> None:
+        every = Statement(
+            "test_every",
+            """SELECT %(none)s::int, %(yes)s::bool, %(at)s::timestamptz, %(ids)s::bigint[], %(uuid)s::uuid,
+                      %(half)s::float8, %(verdict)s::text, '{"a": 1}'::jsonb""",
+        )
+        values = {
+            "none": None, "yes": True, "at": timezone.now(), "ids": [], "uuid": uuid4(), "half": 0.5,
+            "verdict": Verdict.TIE,
+        }  # fmt: skip
+        expected = (*values.values(), '{"a": 1}')
+
+        assert every.row(values) == expected
+        with django_assert_num_queries(1):
+            assert every.row(values) == expected
+
+    @pytest.mark.parametrize(
+        ("sql", "kind"),
+        [
+            ("SELECT 1 / %(a)s::int", DataError),
+            ("INSERT INTO auth_group (name) VALUES ('one'), (left('one', 3 + %(a)s::int))", IntegrityError),
+            ("SELECT pg_cancel_backend(pg_backend_pid()), pg_sleep(%(a)s::int + 9)", OperationalError),
+        ],
+    )  # fmt: skip
+    def test_fails_with_an_error_of_django(self, sql, kind) -> None:
+        failing = Statement(f"test_failing_{kind.__name__.lower()}", sql)
+
+        with pytest.raises(kind), transaction.atomic():
+            failing.row({"a": 0})
+
+        assert SUM.row({"a": 1, "b": 2}) == (3, 1)
+
     @pytest.mark.skipif(bool(settings.DATABASE_URL), reason="the server is somebody else's")
     def test_is_planned_once_from_its_first_run_on(self) -> None:
         SUM.row({"a": 1, "b": 2})
@@ -46,6 +92,35 @@ class TestStatement:
         with connection.cursor() as cursor:
             cursor.execute("SELECT count(*) FROM pg_prepared_statements WHERE name = 'test_never'")
             assert cursor.fetchone() == (0,)
+
+
+@pytest.mark.django_db(transaction=True)
+class TestTransaction:
+    WRITE = Statement("test_write", "INSERT INTO auth_group (name) VALUES (%(name)s::text)")
+
+    def test_is_none_without_one(self) -> None:
+        self.WRITE.rows({"name": "alone"})
+
+        assert connection.connection.info.transaction_status == TransactionStatus.IDLE
+        assert Group.objects.filter(name="alone").exists()
+
+    def test_begins_with_its_first_statement_and_takes_all_back(self) -> None:
+        with contextlib.suppress(LookupError), transaction.atomic():
+            self.WRITE.rows({"name": "first"})
+            self.WRITE.rows({"name": "second"})
+            assert Group.objects.count() == 2
+            raise LookupError
+
+        assert not Group.objects.exists()
+
+    def test_that_failed_takes_no_more(self) -> None:
+        with transaction.atomic():
+            self.WRITE.rows({"name": "same"})
+            with pytest.raises(IntegrityError):
+                self.WRITE.rows({"name": "same"})
+            with pytest.raises(InternalError):
+                self.WRITE.rows({"name": "other"})
+            transaction.set_rollback(True)
 
 
 @pytest.mark.skipif(bool(settings.DATABASE_URL), reason="the server is somebody else's")
