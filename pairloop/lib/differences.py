@@ -17,8 +17,8 @@ LINE = re.compile(r"[^\n]+\n*|\n+")
 MOST_CELLS = 24_000_000
 #: Characters of what is equal by chance between two changes, and is read more easily as part of them.
 ISLAND = 8
-#: Texts that share less than this part of the longer one are not compared, from so many characters of both on.
-UNLIKE, UNLIKE_FROM = 0.1, 400
+#: Texts that share less than this part of the shorter one are not compared, from so many characters of both on.
+UNLIKE, UNLIKE_FROM = 0.05, 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ def compare(left: str, right: str) -> Compared:
 
 def _are_unlike(runs: Sequence[_Run], left: str, right: str) -> bool:
     same = sum(len(piece) for run in runs if run.is_same for piece in run.old)
-    return len(left) + len(right) >= UNLIKE_FROM and same < UNLIKE * max(len(left), len(right))
+    return len(left) + len(right) >= UNLIKE_FROM and same < UNLIKE * min(len(left), len(right))
 
 
 def _alike(run: _Run, pieces: Sequence[str], *, is_first: bool) -> str:

@@ -83,7 +83,7 @@ class TestCompare:
         assert compared.is_unlike
         assert not compared.first_difference
         assert (compared.left, compared.right) == (left.replace("<b>", "&lt;b&gt;"), right)
-        # A tenth in common is worth a look; so is a short text.
+        # A part in common is worth a look; so is a short text.
         assert "<mark" in differences.compare(left, right + "red " * 12 + "and more").left
         assert "<mark" in differences.compare("red " * 9, "blue " * 9).left
 
