@@ -34,7 +34,8 @@ DEFAULTS = JudgingPolicy()
 _TALLY = Columns("mine", Tally)
 _POLICY = Columns("policy", JudgingPolicy)
 #: Locks the tally, and lists the open leases as the statement's snapshot has them. Whoever had to wait for the
-#: lock has a snapshot from before: then the locked row's turn is another one than the snapshot's.
+#: lock has a snapshot from before: then the locked row's turn is another one than the snapshot's. The leases are
+#: found by the parameter: joined to the tally's labeler, a plan may walk through what everybody holds.
 HELD = Statement(
     "judging_held",
     f"""
@@ -54,7 +55,7 @@ HELD = Statement(
         annotate_assignment lease
         JOIN annotate_pair pair ON pair.id = lease.pair_id
         JOIN annotate_prompt prompt ON prompt.id = pair.prompt_id AND prompt.model_id = %(model)s
-    ) ON lease.labeler_id = mine.labeler_id AND lease.closed_at IS NULL
+    ) ON lease.labeler_id = %(labeler)s AND lease.closed_at IS NULL
 """,  # noqa: S608 columns of ours
 )
 TALLY_CREATE = Statement(
