@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 from django.http import HttpRequest, HttpResponseBase
 
+from pairloop.lib.statements import Statement
 from pairloop.settings import *  # noqa: F403
 from pairloop.settings import MIDDLEWARE
 
@@ -18,7 +19,7 @@ _counted = threading.local()
 class Counting:
     """Middleware: the answer says how many statements it took, and how many commands that frame a transaction.
 
-    Counted where psycopg sends them, so the check of an old connection counts, too.
+    Counted where they are sent, so the check of an old connection counts, too.
     """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
@@ -49,9 +50,16 @@ def _frame(self: psycopg.Connection[Any], command: bytes, *rest: Any) -> Generat
     return (yield from _plain_frame(self, command, *rest))
 
 
+def _directly(self: Statement, *arguments: Any) -> Any:
+    _count("statements")
+    return _plain_directly(self, *arguments)
+
+
 _plain_execute = psycopg.Cursor.execute
 _plain_frame = psycopg.Connection._exec_command  # noqa: SLF001 BEGIN and COMMIT go nowhere else
+_plain_directly = Statement._directly  # noqa: SLF001 what bypasses a cursor
 psycopg.Cursor.execute = _execute  # type: ignore[method-assign]
+Statement._directly = _directly  # type: ignore[method-assign]  # noqa: SLF001
 psycopg.Connection._exec_command = _frame  # type: ignore[method-assign]  # noqa: SLF001
 
 MIDDLEWARE = ["benchmarks.judge_settings.Counting", *MIDDLEWARE]
