@@ -83,7 +83,8 @@ export class Cards extends EventTarget {
     clearTimeout(this.#timer);
     this.#isFilling = true;
     await this.outbox.settled();
-    while (this.waiting.length < AHEAD && (await this.#fetch(seen)));
+    // One to show, those that wait, and one that may be here already.
+    for (let left = AHEAD + 2; left && this.waiting.length < AHEAD && (await this.#fetch(seen)); left -= 1);
     this.#isFilling = false;
   }
 
