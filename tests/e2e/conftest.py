@@ -42,25 +42,24 @@ def browser_type_launch_args(browser_type_launch_args):
 def all_answered(transactional_db):
     """Let the server end what a closed page had asked, or it and the emptying of the tables wait for each other."""
     counting = threading.Lock()
-    under_way = 0
+    under_way, changed = 0, time.monotonic()
 
     def began(**_):
-        nonlocal under_way
+        nonlocal under_way, changed
         with counting:
-            under_way += 1
+            under_way, changed = under_way + 1, time.monotonic()
 
     def ended(**_):
-        nonlocal under_way
+        nonlocal under_way, changed
         with counting:
-            under_way -= 1
+            under_way, changed = under_way - 1, time.monotonic()
 
     request_started.connect(began)
     request_finished.connect(ended)
     yield
-    # What the browser sent before it was closed may arrive a moment later.
+    # What the browser sent before it was closed may arrive a moment later. A download that it broke off never ends.
     time.sleep(0.05)
-    deadline = time.monotonic() + 10
-    while under_way > 0 and time.monotonic() < deadline:
+    while under_way > 0 and time.monotonic() < changed + 5:
         time.sleep(0.02)
     request_started.disconnect(began)
     request_finished.disconnect(ended)
