@@ -150,14 +150,18 @@ def is_second_opinion(assignment: Assignment) -> bool:
 
     No query for an assignment that was read here.
     """
-    entry = getattr(assignment.pair, "queue_entry", None)
+    entry = _entry_of(assignment)
     return bool(entry and entry.opinions)
 
 
 def is_own_prompt(assignment: Assignment) -> bool:
     """Whether the pair is kept for its labeler, who wrote the prompt. No query for an assignment that was read here."""
-    entry = getattr(assignment.pair, "queue_entry", None)
+    entry = _entry_of(assignment)
     return bool(entry and entry.reserved_for_id == assignment.labeler_id)
+
+
+def _entry_of(assignment: Assignment) -> QueueEntry | None:
+    return getattr(assignment.pair, "queue_entry", None)
 
 
 def eval_pairs_are_due(*, model: RegisteredModel, policy: JudgingPolicy) -> bool:

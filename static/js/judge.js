@@ -19,7 +19,7 @@ const clock = new Clock();
 const net = new Net({ base: data.base, user: data.user, token: form.elements.csrfmiddlewaretoken.value });
 const reading = new Reading({ net, root: form });
 const bar = new Bar({ root: form, keys, data });
-form.addEventListener("view-away", () => bar.tell("Showing it that way needs the connection. Try again in a moment."));
+form.addEventListener("view-away", () => bar.add("showing it that way needs the connection"));
 
 keysShow(keys, form);
 dialogSet(keys, dialog);

@@ -76,11 +76,10 @@ export class Bar {
     requestAnimationFrame(() => words.classList.add("is-new"));
   }
 
-  /* Why nothing happens: a digit was pressed, and there is no reason to choose. */
-  saidWithout() {
+  /* Beside what was said last, once: why nothing happens. Its reasons stay; a revision's page has no place for it. */
+  add(why) {
     const words = this.find("said");
-    const why = "reasons go with a preference only";
-    if (!words.textContent.includes(why)) words.append(` · ${why}`);
+    if (words && !words.textContent.includes(why)) words.append(` · ${why}`);
   }
 
   tell(sentence, { isUndoable = false } = {}) {

@@ -35,10 +35,12 @@ export class Card {
     this.views[shown] = partsOf(node);
   }
 
+  /* Whether that changed anything. */
   show(view) {
     const parts = partsOf(this.node);
-    if (this.views[view][0] === parts[0]) return;
+    if (this.views[view][0] === parts[0]) return false;
     for (const [place, part] of parts.entries()) part.replaceWith(this.views[view][place]);
+    return true;
   }
 }
 

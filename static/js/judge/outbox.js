@@ -110,7 +110,6 @@ export class Outbox extends EventTarget {
   }
 
   #settle(act, data) {
-    const said = verdictOf(act);
     this.know(act, data.revision);
     if (act.kind === "judge" && data.verdict === "" && !act.fields.some(([name]) => name === "revise")) {
       // Judged and taken back elsewhere meanwhile: this one is news all the same.
@@ -119,9 +118,10 @@ export class Outbox extends EventTarget {
     }
     if (data.card) this.dispatchEvent(new CustomEvent("card", { detail: data.card }));
     // Nothing is lost by it, but it is not what this page believes.
-    if (act.kind === "judge" && data.verdict && data.verdict !== said) this.save({ ...act, notice: data.verdict });
+    const isOther = Boolean(act.kind === "judge" && data.verdict && data.verdict !== verdictOf(act));
+    if (isOther) this.save({ ...act, notice: data.verdict });
     else this.drop(act);
-    this.dispatchEvent(new CustomEvent("answered", { detail: { act, data } }));
+    this.dispatchEvent(new CustomEvent("answered", { detail: { act, data, isOther } }));
   }
 
   /* A request that hangs in a network may arrive after its repetition, and after what was said next. So each act

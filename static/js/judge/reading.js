@@ -22,8 +22,8 @@ export class Reading {
 
   /* The pair that is in the document now. */
   async open(card) {
-    this.#observer.disconnect();
     this.#card = card;
+    this.#watch();
     this.#apply();
     await this.#show();
   }
@@ -36,14 +36,18 @@ export class Reading {
 
   /* Diff or raw on, or back to the text. */
   async toggle(view) {
-    await this.#choose(this.view === view ? "text" : view);
+    const isThere = await this.#choose(this.view === view ? "text" : view);
+    if (isThere) return;
+    // Away: the pair stays as it is, and the buttons say how that is.
+    this.#choose(this.#card.panes.dataset.shown);
+    this.root.dispatchEvent(new CustomEvent("view-away"));
   }
 
-  async #choose(view) {
+  #choose(view) {
     this.view = view;
     choose("shown", view);
     this.#press();
-    await this.#show();
+    return this.#show();
   }
 
   /* Show what differs, and where it begins: in both answers, or, where they scroll together, in the left one. */
@@ -75,37 +79,31 @@ export class Reading {
     return ways.map((way) => panes.filter(way)).find((meant) => meant.length);
   }
 
+  /* Whether it can be shown so, unless that is not asked for any more. */
   async #show() {
     const { view } = this;
     const card = this.#card;
-    if (!card) return;
+    if (!card) return true;
     if (!card.views[view]) {
       card.panes.setAttribute("aria-busy", "true");
       const answer = await this.net.get(`${card.uuid}/view/?as=${view}`);
       card.panes.removeAttribute("aria-busy");
       const node = answer.kind === "ok" ? elementOf(answer.text) : undefined;
-      if (node?.dataset.uuid !== card.uuid) return this.#stays(card, view);
+      const isMeant = this.view === view && this.#card === card;
+      if (node?.dataset.uuid !== card.uuid) return !isMeant;
       card.add(node);
     }
     if (this.view === view && this.#card === card) {
-      card.show(view);
+      if (card.show(view)) this.#watch();
       this.#apply();
     }
-    return undefined;
-  }
-
-  /* Away: the pair stays as it is, and the buttons say how that is. */
-  #stays(card, view) {
-    if (this.view !== view || this.#card !== card) return;
-    this.#choose(card.panes.dataset.shown);
-    this.root.dispatchEvent(new CustomEvent("view-away"));
+    return true;
   }
 
   #apply() {
     const panes = this.#card?.panes;
     this.root.querySelector('[data-do="difference"]').hidden = !panes?.querySelector("[data-first-difference]");
     if (!panes) return;
-    this.#watch();
     const isEach = this.scroll === "each";
     panes.classList.toggle("is-each", isEach);
     for (const pane of panes.querySelectorAll("[data-pane]")) {

@@ -3,7 +3,6 @@
 
 import { elementOf } from "./cards.js";
 import { keysShow } from "./keys.js";
-import { verdictOf } from "./outbox.js";
 
 /* A verdict so soon after a pair was painted was meant for the one before. */
 const GUARD_MS = 250;
@@ -132,7 +131,7 @@ export class Session {
     if (!card) return;
     const chip = this.bar.buttonOf(`reason-${number}`);
     if (chip.closest("[hidden]")) {
-      this.bar.saidWithout();
+      this.bar.add("reasons go with a preference only");
       return;
     }
     const { reason } = chip.dataset;
@@ -439,7 +438,7 @@ export class Session {
     return this.outbox.waiting().some((act) => act.kind === "undo" && act.uuid === uuid);
   }
 
-  #answered({ act, data }) {
+  #answered({ act, data, isOther }) {
     if (act.kind === "undo") {
       this.#doneLess();
       if (this.judgedLast === act.uuid) this.judgedLast = "";
@@ -448,7 +447,7 @@ export class Session {
     if (act.kind !== "judge") return;
     this.done = { today: data.today, inAll: data.in_all };
     this.#compareGuidelines(data.guidelines);
-    if (data.verdict && data.verdict !== verdictOf(act)) this.#wasFirst(act, data);
+    if (isOther) this.#wasFirst(act, data);
     // Said in a tab that was closed: it can be taken back all the same.
     if (data.verdict && !this.past.some(({ uuid }) => uuid === act.uuid) && !this.#isTakenBack(act.uuid)) this.judgedLast = act.uuid;
     this.#told();
